@@ -1,0 +1,68 @@
+"""ModelSpec: what a model is. Words only, no file and no native call."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Pooling(IntEnum):
+    """How a text's vector is made from its tokens; the values are those of the GGUF key `*.pooling_type`."""
+
+    NONE = 0
+    MEAN = 1
+    CLS = 2
+    LAST = 3
+    RANK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a GGUF header says of a model, and what had to be mended.
+
+    name                 general.name, else the file's stem
+    architecture         general.architecture: "qwen3", "bert", ...
+    quantization         general.file_type as a word: "Q4_K_M", "F16", ...
+    size_bytes           the file's size
+    n_params             weights in all tensors
+    n_layers, dims       blocks; native length of a vector
+    n_heads, n_kv_heads, head_dim
+    vocab_size           tokens in the vocabulary
+    context_length       trained positions
+    max_tokens           the checkpoint's own max_seq_length; None where it declares none
+    causal               each token sees only those before it
+    pooling              None where the file declares none and none could be inferred
+    end_token_id         id that must end each text; None where the model has none
+    end_token            its text, for people
+    prompts              prompt name -> text put before a text
+    default_prompt_name  prompt of a plain `encode`; None for no prompt
+    instruction_template with "{instruction}" in it; None where the model takes no instruction
+    mrl_dims             (smallest, largest) dims the model was trained to be cut to; None: not trained for it
+    source_repo, source_revision, source_sha256   where the weights came from; "" or () where unknown
+    mended               what was missing or wrong in the header and what is done about it, a sentence each
+    """
+
+    name: str
+    architecture: str
+    quantization: str
+    size_bytes: int
+    n_params: int
+    n_layers: int
+    dims: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    max_tokens: int | None
+    causal: bool
+    pooling: Pooling | None
+    end_token_id: int | None
+    end_token: str | None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    instruction_template: str | None = None
+    mrl_dims: tuple[int, int] | None = None
+    source_repo: str = ""
+    source_revision: str = ""
+    source_sha256: tuple[str, ...] = ()
+    mended: tuple[str, ...] = ()
