@@ -1,0 +1,108 @@
+"""Fixtures: the real MiniLM checkpoint, small Qwen3 checkpoints, and the GGUF files made of them, each made once."""
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+from checkpoints import make_qwen3_checkpoint
+from fetch_minilm import fetch
+
+CACHE = REPOSITORY / ".cache"
+CONVERTER = [
+    *sorted((REPOSITORY / "qgguf" / "convert").rglob("*.py")),
+    REPOSITORY / "qgguf" / "native" / "quantize.py",
+]
+
+
+def digest(*paths: Path) -> str:
+    """Names the content of source files, so that what was made by other source is not used again."""
+    hashed = hashlib.sha256()
+    for path in paths:
+        hashed.update(path.read_bytes())
+    return hashed.hexdigest()[:12]
+
+
+def made_once(name: str, make: Callable[[Path], object]) -> Path:
+    """The file or folder `.cache/tests/<name>`, made where it is not there; older makes of that name are deleted.
+
+    name  ends in "-<digest>" or "-<digest>.gguf": what is before the digest is one thing, made by changing source
+    """
+    home = CACHE / "tests"
+    target = home / name
+    if not target.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        for old in home.glob(name.rpartition("-")[0] + "-*"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        with tempfile.TemporaryDirectory(dir=home, prefix="making.") as work:
+            make(Path(work) / name)
+            # Two runs of the suite may make it at once; the first one's is kept.
+            if not target.exists():
+                os.replace(Path(work) / name, target)
+    return target
+
+
+def converted(checkpoint: Path, quant: str, key: str = "") -> Path:
+    """The checkpoint's GGUF file of that type, made by our converter once per source of it."""
+    from qgguf import convert_checkpoint
+
+    name = f"{checkpoint.name.rpartition('-')[0] or checkpoint.name}.{quant}-{digest(*CONVERTER)}{key}.gguf"
+    return made_once(name, lambda out: convert_checkpoint(checkpoint, out, quant=quant))
+
+
+@pytest.fixture(scope="session")
+def minilm_checkpoint() -> Path:
+    """The real all-MiniLM-L6-v2 checkpoint folder."""
+    return fetch(CACHE)
+
+
+@pytest.fixture(scope="session")
+def minilm_f16(minilm_checkpoint: Path) -> Path:
+    return converted(minilm_checkpoint, "F16")
+
+
+@pytest.fixture(scope="session")
+def minilm_q8(minilm_checkpoint: Path) -> Path:
+    return converted(minilm_checkpoint, "Q8_0")
+
+
+@pytest.fixture(scope="session")
+def minilm_q4(minilm_checkpoint: Path) -> Path:
+    return converted(minilm_checkpoint, "Q4_K_M")
+
+
+@pytest.fixture(scope="session")
+def qwen3_checkpoint() -> Path:
+    """A small Qwen3 checkpoint with the real tokenizer (151669 tokens) and seeded weights: that of the golden vectors."""
+    return made_once(f"qwen3-golden-{digest(Path(__file__).parent / 'checkpoints.py')}", make_qwen3_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def qwen3_f16(qwen3_checkpoint: Path) -> Path:
+    return converted(qwen3_checkpoint, "F16")
+
+
+@pytest.fixture(scope="session")
+def qwen3_q4(qwen3_checkpoint: Path) -> Path:
+    return converted(qwen3_checkpoint, "Q4_K_M")
+
+
+@pytest.fixture(scope="session")
+def small_qwen3_checkpoint() -> Path:
+    """The same in 2 MB: 2074 tokens. For tests that need any Qwen3 model, quickly."""
+    name = f"qwen3-small-{digest(Path(__file__).parent / 'checkpoints.py')}"
+    return made_once(name, lambda folder: make_qwen3_checkpoint(folder, small_vocab=True))
+
+
+@pytest.fixture(scope="session")
+def small_qwen3(small_qwen3_checkpoint: Path) -> Path:
+    """small_qwen3_checkpoint as an F16 GGUF."""
+    return converted(small_qwen3_checkpoint, "F16")
