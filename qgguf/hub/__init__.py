@@ -1,0 +1,7 @@
+"""Model names to files: catalogue, download, cache, checksums. Knows nothing about llama.cpp."""
+
+from qgguf.hub.cache import LocalModel, list_models, remove
+from qgguf.hub.checkpoint import fetch_checkpoint
+from qgguf.hub.names import default_model, resolve
+
+__all__ = ["LocalModel", "default_model", "fetch_checkpoint", "list_models", "remove", "resolve"]

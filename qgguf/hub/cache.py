@@ -1,0 +1,149 @@
+"""The GGUF files on this machine: those in the hub cache, in ./models and in the current folder."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qgguf.errors import ModelNotFoundError
+from qgguf.hub.catalogue import short_name
+from qgguf.hub.layout import cache_folder, repo_folder
+
+_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+# Image and audio projectors lie beside the models they belong to.
+_PROJECTOR = re.compile(r"(^|[/\\])mmproj", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A GGUF file on this machine.
+
+    name    what `resolve`, `remove` and `-m` take
+    source  "hub" (the cache; can be fetched again) or "folder" (./models or the current folder; cannot)
+    """
+
+    name: str
+    path: Path
+    size_bytes: int
+    source: str
+
+
+def is_split(name: str) -> bool:
+    """True for one part of a model that was split over several files."""
+    return bool(_SPLIT.search(name))
+
+
+def is_model(name: str) -> bool:
+    """True for the name of a GGUF that is a whole model."""
+    return name.lower().endswith(".gguf") and not is_split(name) and not _PROJECTOR.search(name)
+
+
+def list_models() -> list[LocalModel]:
+    """Every model on this machine, by name; each once."""
+    found = {model.name: model for model in [*_in_folders(), *_in_cache()]}
+    return sorted(found.values(), key=lambda model: model.name.lower())
+
+
+def cached_files(repo: str) -> Iterator[tuple[str, str, Path]]:
+    """(commit, file name, path) of a repository's cached models; first those of branch main, then the newest."""
+    folder = repo_folder(repo)
+    snapshots = folder / "snapshots"
+    main = folder / "refs" / "main"
+    current = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    commits = sorted(snapshots.iterdir(), key=_changed, reverse=True) if snapshots.is_dir() else []
+    for commit in sorted(commits, key=lambda path: path.name != current):
+        for path in sorted(commit.rglob("*")):
+            name = path.relative_to(commit).as_posix()
+            # is_file follows the link: an entry whose blob is gone is no model.
+            if is_model(name) and path.is_file():
+                yield commit.name, name, path
+
+
+def remove(name: str) -> LocalModel:
+    """Delete one model that `list_models` shows, in each revision of the hub cache that has it.
+
+    returns  what was deleted
+    raises   ModelNotFoundError: the name is not in the list
+    """
+    models = {model.name: model for model in list_models()}
+    model = models.get(name) or models.get(name.lower())
+    if model is None:
+        known = ", ".join(models) or "none"
+        raise ModelNotFoundError(f"{name} is not among the models here ({known}). `qgguf list` shows them.")
+    if model.source == "hub":
+        _remove_from_cache(model)
+    else:
+        model.path.unlink()
+    return model
+
+
+def _in_folders() -> Iterator[LocalModel]:
+    for folder in (Path("models"), Path()):
+        if folder.is_dir():
+            for path in sorted(folder.iterdir()):
+                if is_model(path.name) and path.is_file():
+                    yield LocalModel(path.as_posix(), path, path.stat().st_size, "folder")
+
+
+def _in_cache() -> Iterator[LocalModel]:
+    folder = cache_folder()
+    repos = sorted(folder.glob("models--*--*")) if folder.is_dir() else []
+    for repo in (path.name.removeprefix("models--").replace("--", "/", 1) for path in repos):
+        seen = set()
+        for commit, file_name, path in cached_files(repo):
+            name = short_name(repo, commit, file_name) or f"{repo}/{file_name}"
+            if name not in seen:
+                seen.add(name)
+                yield LocalModel(name, path, path.stat().st_size, "hub")
+
+
+def _remove_from_cache(model: LocalModel) -> None:
+    """Take a file out of every revision; a revision that held nothing else goes as a whole."""
+    from huggingface_hub import scan_cache_dir
+
+    cache = scan_cache_dir(cache_folder())
+    commit = _commit_of(model.path)
+    for repo in cache.repos:
+        if repo_folder(repo.repo_id) not in model.path.parents or repo.repo_type != "model":
+            continue
+        with_file = [
+            (revision, file)
+            for revision in repo.revisions
+            for file in revision.files
+            if _named_alike(model, revision.snapshot_path, file.file_path, commit)
+        ]
+        whole = [revision.commit_hash for revision, _ in with_file if len(revision.files) == 1]
+        for revision, file in with_file:
+            if len(revision.files) > 1:
+                file.file_path.unlink()
+        _drop_blobs(repo, {file.blob_path for _, file in with_file})
+        if whole:
+            cache.delete_revisions(*whole).execute()
+        return
+
+
+def _named_alike(model: LocalModel, snapshot: Path, file: Path, commit: str) -> bool:
+    """True for a cached file that has the model's name: a short name is one commit's, a long one every commit's."""
+    relative = file.relative_to(snapshot).as_posix()
+    if not model.path.as_posix().endswith("/" + relative):
+        return False
+    return model.name.endswith(".gguf") or snapshot.name == commit
+
+
+def _drop_blobs(repo: Any, blobs: set[Path]) -> None:
+    """Delete the blobs that no entry shows any more."""
+    shown = {Path(os.path.realpath(path)) for path in Path(repo.repo_path, "snapshots").rglob("*") if path.is_file()}
+    for blob in blobs:
+        if Path(os.path.realpath(blob)) not in shown:
+            Path(blob).unlink(missing_ok=True)
+
+
+def _commit_of(path: Path) -> str:
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1]
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime
