@@ -14,7 +14,7 @@ __all__ = ["FILE_TYPES", "TENSOR_TYPES", "Header", "TensorInfo", "read_header", 
 
 PROMPT_PREFIX = "qgguf.prompt."
 
-# The Qwen3-Embedding tokenizers fill their vocabularies exactly (0.6B; 4B and 8B); the chat models pad theirs to 151936.
+# The Qwen3-Embedding tokenizers fill their vocabularies exactly (0.6B; 4B and 8B); the chat models pad theirs.
 _QWEN3_EMBEDDING_VOCABULARIES = (151669, 151665)
 _QWEN3_END_TOKEN = "<|endoftext|>"
 _QWEN3_SMALLEST_DIMS = 32
@@ -40,17 +40,13 @@ def spec_of(header: Header, path: Path) -> ModelSpec:
     says = _Metadata(header, path)
     architecture = says.text("general.architecture")
     if not architecture:
-        raise ModelFileError(f"{path} names no architecture, so it holds no model. Give a GGUF of an embedding model.")
-    if says.text("split.count") or says.integer("split.count", 1) > 1:
-        raise ModelFileError(
-            f"{path} is one part of a split model. Merge its parts into one file: llama-gguf-split --merge"
-        )
+        raise ModelFileError(f"{path} names no architecture, so it is no model. Give an embedding model's GGUF.")
+    if says.integer("split.count", 1) > 1:
+        raise ModelFileError(f"{path} is one part of a split model. Merge the parts into one: llama-gguf-split --merge")
     name = says.text("general.name") or says.text("general.basename") or path.stem
     tokens = says.strings("tokenizer.ggml.tokens")
     if not tokens:
-        raise ModelFileError(
-            f"{path} has no vocabulary, so no text can be embedded with it. Give a text-embedding model."
-        )
+        raise ModelFileError(f"{path} has no vocabulary, so it can embed no text. Give an embedding model's GGUF.")
     family = _is_qwen3_embedding(says, architecture, name, len(tokens))
     mended: list[str] = []
     pooling = _pooling(says, architecture, family, mended)

@@ -23,7 +23,7 @@ TASKS: Mapping[str, str] = {
 }
 
 DOCUMENT_PROMPT_NAMES = ("document", "passage", "corpus")
-QUERY_PROMPT_NAME = "query"
+QUERY_PROMPT_NAMES = ("query",)
 
 
 def instruction_prompts(template: str) -> dict[str, str]:

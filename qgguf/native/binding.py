@@ -52,7 +52,7 @@ def llama() -> Any:
         import llama_cpp.llama_cpp as module
     except (ImportError, OSError, RuntimeError) as error:
         raise NativeError(
-            f"llama-cpp-python does not load ({error}). Install it again: pip install --force-reinstall llama-cpp-python"
+            f"llama-cpp-python does not load ({error}). Reinstall: pip install --force-reinstall llama-cpp-python"
         ) from error
     callback = module.llama_log_callback(_on_log)
     _keep_alive.append(callback)

@@ -1,0 +1,6 @@
+"""python -m qgguf"""
+
+from qgguf.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Rows of floats to ggml's types and back, one call per chunk; the calls release Python's lock."""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from qgguf.errors import NativeError
+from qgguf.gguf_header import TENSOR_TYPES, row_bytes
+from qgguf.native import binding
+
+F32, F16, BF16 = 0, 1, 30
+_WIDEN = {F16: "ggml_fp16_to_fp32_row", BF16: "ggml_bf16_to_fp32_row"}
+
+# The lowest bit pattern of a number that is not finite, by the type's bytes and exponent; signs apart.
+_NOT_FINITE = {F32: (np.uint32, 0x7F80_0000), F16: (np.uint16, 0x7C00), BF16: (np.uint16, 0x7F80)}
+
+
+@cache
+def _calls() -> tuple[Any, Any, dict[int, Any]]:
+    """ggml_quantize_chunk, ggml_validate_row_data, and the widening call of each half type."""
+    library = binding.ggml()
+    quantize = library.ggml_quantize_chunk
+    quantize.restype = ctypes.c_size_t
+    quantize.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+    validate = library.ggml_validate_row_data
+    validate.restype = ctypes.c_bool
+    validate.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+    widen = {}
+    for type_id, name in _WIDEN.items():
+        widen[type_id] = getattr(library, name)
+        widen[type_id].restype = None
+        widen[type_id].argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    return quantize, validate, widen
+
+
+def is_finite(type_id: int, data: np.ndarray) -> bool:
+    """Whether F32, F16 or BF16 numbers hold neither NaN nor infinity.
+
+    data  uint8, a whole number of elements; read as integers, where the largest of each sign tells
+    """
+    word, limit = _NOT_FINITE[type_id]
+    bits = data.view(word)
+    if not bits.size:
+        return True
+    sign = 1 << (8 * bits.itemsize - 1)
+    signed = bits.view(np.int16 if bits.itemsize == 2 else np.int32)
+    return int(signed.max()) < limit and int(bits.max()) < (sign | limit)
+
+
+def quantize_rows(
+    source_type: int, source: np.ndarray, n_columns: int, target_type: int, target: np.ndarray, scratch: np.ndarray
+) -> bool:
+    """Convert whole rows of F32, F16 or BF16 to any ggml type, a cache-sized block of rows at a time.
+
+    source   uint8, rows * row_bytes(source_type, n_columns)
+    target   uint8, at least rows * row_bytes(target_type, n_columns)
+    scratch  float32, at least `n_columns`; as many rows as fit are converted at once
+    returns  False where the result is not finite: a weight too large for the type
+    raises   NativeError: rows that are no multiple of a block (ggml would abort the process)
+    """
+    name, block_elements, _ = TENSOR_TYPES[target_type]
+    source_row, target_row = row_bytes(source_type, n_columns), row_bytes(target_type, n_columns)
+    n_rows = source.nbytes // source_row
+    if n_columns % block_elements or target.nbytes < n_rows * target_row or scratch.size < n_columns:
+        raise NativeError(f"{n_columns} columns cannot be made {name}: blocks of {block_elements} are needed.")
+    if source_type == target_type:
+        target[: source.nbytes] = source
+        return True
+    quantize, validate, widen = _calls()
+    rows_at_once = scratch.size // n_columns
+    for first in range(0, n_rows, rows_at_once):
+        rows = min(rows_at_once, n_rows - first)
+        numbers = source.ctypes.data + first * source_row
+        if source_type != F32:
+            widen[source_type](numbers, scratch.ctypes.data, rows * n_columns)
+            numbers = scratch.ctypes.data
+        quantize(target_type, numbers, target.ctypes.data + first * target_row, 0, rows, n_columns, None)
+    made = target[: n_rows * target_row]
+    if target_type in _NOT_FINITE:
+        return is_finite(target_type, made)
+    return bool(validate(target_type, made.ctypes.data, made.nbytes))
