@@ -277,7 +277,8 @@ class Embedder:
     def token_ids(self, text: str) -> list[int]:
         """Ids of one text, end token included; no prompt, no cut."""
         distinct, places = _distinct(_listed(text))
-        return self._tokenize(distinct, "", places)[0].tolist()
+        ids: list[int] = self._tokenize(distinct, "", places)[0].tolist()
+        return ids
 
     # Life
 

@@ -5,7 +5,8 @@ QgError
 ├── ModelFileError        not a GGUF, cut short, or not an embedding model
 ├── ChecksumError         a downloaded file is not the published one
 ├── CheckpointError       a Hugging Face checkpoint that cannot be converted
-├── OutputExistsError     the file to write is there already
+├── OutputError           the file to write cannot be written: no folder, no room
+│   └── OutputExistsError it is there already
 ├── TextError             a text that cannot be embedded (not a str, lone surrogate, bad vector)
 │   └── TextTooLongError  a text over the token limit, with truncate="error"
 ├── DimensionError        dims outside the range of the model
@@ -36,7 +37,11 @@ class CheckpointError(QgError):
     """A Hugging Face checkpoint that cannot be converted."""
 
 
-class OutputExistsError(QgError):
+class OutputError(QgError):
+    """The file to write cannot be written."""
+
+
+class OutputExistsError(OutputError):
     """The file to write is there already."""
 
 

@@ -37,7 +37,8 @@ def normalize(vectors: Vectors) -> Vectors:
     # float64: the squares of float32 rows overflow from 1e19 on and vanish below 1e-23.
     wide = vectors.astype(np.float64)
     length = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, length, out=np.zeros_like(wide), where=length > 0).astype(np.float32)
+    unit: NDArray[np.float64] = np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)
+    return unit.astype(np.float32)
 
 
 def similarity(a: ArrayLike, b: ArrayLike) -> Vectors:
@@ -53,7 +54,8 @@ def similarity(a: ArrayLike, b: ArrayLike) -> Vectors:
     left, right = _rows(a), _rows(b)
     if left.shape[1] != right.shape[1]:
         raise DimensionError(f"Vectors of {left.shape[1]} and {right.shape[1]} dims cannot be compared; use one dim.")
-    return normalize(left) @ normalize(right).T
+    cosines: Vectors = normalize(left) @ normalize(right).T
+    return cosines
 
 
 def _rows(vectors: ArrayLike) -> Vectors:
@@ -94,9 +96,9 @@ def to_precision(vectors: Vectors, precision: str) -> NDArray[Any]:
     if precision == "float32":
         return vectors
     if precision == "int8":
-        codes = np.rint(vectors / np.float32(int8_scale(vectors.shape[1])))
+        codes: NDArray[np.float32] = np.rint(vectors / np.float32(int8_scale(vectors.shape[1])))
         return np.clip(codes, -127, 127).astype(np.int8)
     if precision not in PRECISIONS:
         raise OptionError(f"precision={precision!r}; there are {', '.join(PRECISIONS)}.")
-    packed = np.packbits(vectors > 0, axis=1)
+    packed: NDArray[np.uint8] = np.packbits(vectors > 0, axis=1)
     return packed if precision == "ubinary" else (packed.astype(np.int16) - 128).astype(np.int8)

@@ -16,8 +16,9 @@ from qgguf.errors import NativeError
 _llama_log = logging.getLogger("qgguf.llama")
 _llama_log.addHandler(logging.NullHandler())
 
-# ggml_log_level -> logging level. llama.cpp's INFO is a page per model load: our DEBUG.
-_LEVELS = {1: logging.DEBUG, 2: logging.WARNING, 3: logging.ERROR, 4: logging.DEBUG}
+# ggml_log_level -> logging level. llama.cpp's INFO is a page per model load, its WARN mostly of no concern to who
+# embeds texts: each goes one step down.
+_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.ERROR}
 _CONTINUED = 5
 
 _complaints: collections.deque[str] = collections.deque(maxlen=8)
@@ -37,7 +38,7 @@ def _on_log(level: int, text: bytes, _user_data: Any) -> None:
     level = getattr(_line, "level", logging.DEBUG)
     for line in lines:
         if line.strip():
-            if level >= logging.WARNING:
+            if level >= logging.ERROR:
                 _complaints.append(line.strip())
             _llama_log.log(level, "%s", line)
 
@@ -73,7 +74,7 @@ def ggml() -> Any:
 
 
 def last_complaint() -> str:
-    """llama.cpp's latest warnings and errors, for a message; they are forgotten once read."""
+    """llama.cpp's latest errors, for a message; they are forgotten once read."""
     said = "; ".join(_complaints)
     _complaints.clear()
     return said

@@ -85,7 +85,7 @@ class NativeContext:
         self._handle: int | None = llama.llama_init_from_model(model.handle, parameters)
         if not self._handle:
             raise NativeError(
-                f"No room to compute {cells:,} tokens at once ({binding.last_complaint() or 'llama.cpp gives no reason'}). "
+                f"No room to compute {cells:,} tokens at once: {binding.last_complaint() or 'llama.cpp says no more'}. "
                 "Set a smaller max_tokens."
             )
         self._memory = llama.llama_get_memory(self._handle)

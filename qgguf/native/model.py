@@ -77,7 +77,8 @@ class NativeModel:
             pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
             n_tokens = llama.llama_tokenize(self._vocabulary, utf8, len(utf8), pointer, room, special, False)
             if n_tokens >= 0:
-                return ids[:n_tokens].copy()
+                found: Ids = ids[:n_tokens].copy()
+                return found
             if -n_tokens <= room:
                 raise NativeError(f"llama.cpp cannot tokenise a text of {len(utf8):,} bytes.", n_tokens)
             room = -n_tokens
