@@ -1,0 +1,66 @@
+import os
+
+import pytest
+
+from qgguf.cores import cgroup_quota, usable_cores
+
+
+def test_usable_cores_is_within_the_machine():
+    """At least one, never more than the system has."""
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process to cores")
+def test_affinity_is_obeyed():
+    """A process pinned to one core uses one thread."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def version_2(tmp_path, own, quotas):
+    (tmp_path / "own").write_text(f"0::{own}\n")
+    for folder, text in quotas.items():
+        (tmp_path / "cgroup" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / folder / "cpu.max").write_text(text)
+    return cgroup_quota(tmp_path / "cgroup", tmp_path / "own")
+
+
+def test_a_version_2_quota_is_read(tmp_path):
+    """150 % of a core is 1.5."""
+    assert version_2(tmp_path, "/pod", {"pod": "150000 100000\n"}) == 1.5
+
+
+def test_the_tightest_parent_counts(tmp_path):
+    """A group inside a tighter one has the tighter quota."""
+    assert version_2(tmp_path, "/pod/box", {"pod": "50000 100000\n", "pod/box": "400000 100000\n"}) == 0.5
+
+
+def test_a_container_that_sees_only_its_own_group_is_read_at_the_mount(tmp_path):
+    """The host's path is not there; the quota is in the mount itself."""
+    assert version_2(tmp_path, "/host/path", {".": "200000 100000\n"}) == 2
+
+
+def test_no_quota_is_none(tmp_path):
+    """The word max is no limit."""
+    assert version_2(tmp_path, "/pod", {"pod": "max 100000\n"}) is None
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("250000", 2.5), ("-1", None)])
+def test_a_version_1_quota_is_read(tmp_path, quota, expected):
+    """cpu.cfs_quota_us over cpu.cfs_period_us."""
+    (tmp_path / "own").write_text("4:cpu,cpuacct:/pod\n3:memory:/pod\n")
+    group = tmp_path / "cgroup" / "cpu,cpuacct" / "pod"
+    group.mkdir(parents=True)
+    (group / "cpu.cfs_quota_us").write_text(quota)
+    (group / "cpu.cfs_period_us").write_text("100000")
+
+    assert cgroup_quota(tmp_path / "cgroup", tmp_path / "own") == expected
+
+
+def test_a_system_without_cgroups_has_no_quota(tmp_path):
+    """macOS and Windows have no such file."""
+    assert cgroup_quota(tmp_path, tmp_path / "own") is None
