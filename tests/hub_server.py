@@ -1,4 +1,4 @@
-"""A small Hugging Face hub on 127.0.0.1 for the tests: the calls that a download makes, and the ways a network fails."""
+"""A small Hugging Face hub on 127.0.0.1 for the tests: what a download asks, and the ways in which a network fails."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Repo:
-    """A repository at one commit. Files over `lfs_from_bytes` have a SHA-256, smaller ones git's SHA-1, as on the hub."""
+    """A repository at one commit. Files from `lfs_from_bytes` on have a SHA-256, smaller ones git's SHA-1, as there."""
 
     files: dict[str, bytes]
     commit: str = COMMIT

@@ -125,6 +125,9 @@ def _explain_status(status: int, error: BaseException, wanted: str, hub: str) ->
 
 
 def _first_line(error: BaseException) -> str:
+    """What went wrong at the bottom: libraries wrap the socket's words in pages of their own."""
+    while deeper := error.__cause__ or error.__context__:
+        error = deeper
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 

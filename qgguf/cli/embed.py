@@ -1,0 +1,94 @@
+"""qgguf embed."""
+
+import sys
+
+import click
+
+from qgguf.cli.logs import verbose_option
+from qgguf.cli.model_option import DEVICES, find_model, model_option
+from qgguf.cli.texts import read_texts
+from qgguf.cli.vectors_out import FORMATS, choose_format, output, write_vectors
+
+PRECISIONS = ("float32", "int8", "binary", "ubinary")
+
+
+@click.command()
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@model_option
+@click.option(
+    "-i",
+    "--input",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="Texts, a line each (- for stdin).",
+)
+@click.option("-o", "--output", "out", type=click.Path(dir_okay=False), help="Where to write (stdout by default).")
+@click.option("-f", "--format", "form", type=click.Choice(FORMATS), help="Default: as OUT's name ends, else json.")
+@click.option(
+    "--prompt-name", metavar="NAME", help="A prompt of the model: query, document, ... (see `qgguf inspect`)."
+)
+@click.option("--instruction", metavar="SENTENCE", help="The task, in your own words, for models that take one.")
+@click.option("--dim", type=click.IntRange(min=1), metavar="N", help="Keep the first N numbers (Matryoshka).")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True)
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Cut texts here. Default: the model's limit."
+)
+@click.option(
+    "--truncate",
+    type=click.Choice(["end", "error"]),
+    default="end",
+    show_default=True,
+    help="What to do with a text over the limit.",
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. Default: one per core.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@verbose_option
+def embed(
+    texts: tuple[str, ...],
+    model: str | None,
+    file: str | None,
+    out: str | None,
+    form: str | None,
+    prompt_name: str | None,
+    instruction: str | None,
+    dim: int | None,
+    precision: str,
+    max_tokens: int | None,
+    truncate: str,
+    threads: int | None,
+    device: str,
+) -> None:
+    """Turn texts into vectors.
+
+    The texts are arguments, or the lines of a file (-i), or the lines of stdin.
+
+    \b
+    qgguf embed "one text" "another"
+    qgguf embed -i documents.txt -o documents.npy
+    cat queries.txt | qgguf embed --prompt-name query -f jsonl | head -1
+
+    \b
+    json    {"model", "dims", "precision", "embeddings": [[...], ...], "n_tokens": [...], "truncated": [...]}
+    jsonl   {"index", "embedding": [...], "n_tokens", "truncated"}, a line per text
+    npy     a numpy array of shape (texts, dims)
+    csv     a row of numbers per text
+    base64  little-endian bytes of a vector, a line per text
+    """
+    if prompt_name is not None and instruction is not None:
+        raise click.UsageError("--prompt-name and --instruction exclude each other.")
+    form = choose_format(form, out)
+    lines = read_texts(texts, file)
+    path = find_model(model)
+    from qgguf.embedder import Embedder
+
+    with output(out) as write:
+        with Embedder(path, max_tokens=max_tokens, truncate=truncate, device=device, threads=threads) as embedder:
+            embeddings = embedder.embed(
+                lines,
+                prompt_name=prompt_name,
+                instruction=instruction,
+                truncate_dim=dim,
+                precision=precision,
+                show_progress_bar=sys.stderr.isatty(),
+            )
+        write_vectors(form, write, embeddings, path.stem, precision)

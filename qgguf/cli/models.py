@@ -1,0 +1,98 @@
+"""qgguf pull, list, rm: the models on this machine."""
+
+from typing import Any
+
+import click
+
+from qgguf.cli.logs import verbose_option
+
+
+@click.command()
+@click.argument("name")
+@verbose_option
+def pull(name: str) -> None:
+    """Fetch a model, or check one that is here.
+
+    NAME is qwen3-embedding-0.6b, -4b or -8b (with :QUANT for another file of it), owner/repo:QUANT or
+    owner/repo/file.gguf. A download that was interrupted goes on where it stopped, and is checked against the published
+    SHA-256. The environment's HF_HOME, HF_ENDPOINT and HF_TOKEN say where to, where from and as whom.
+    """
+    from qgguf import hub
+    from qgguf.cli.progress import bar
+
+    with bar(f"Fetching {name}", unit="B", seconds=0.5) as show:
+        path = hub.resolve(name, refresh=True, on_progress=show)
+    click.echo(f"{name} is here, {readable(path.stat().st_size)}, checked: {path}")
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="As JSON: name, path, size_bytes, source.")
+@verbose_option
+def list_command(as_json: bool) -> None:
+    """List the models on this machine: in the Hugging Face cache, in ./models and in this folder."""
+    from qgguf import hub
+
+    models = hub.list_models()
+    if as_json:
+        import json
+
+        rows = [
+            {"name": model.name, "path": str(model.path), "size_bytes": model.size_bytes, "source": model.source}
+            for model in models
+        ]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    if not models:
+        click.echo(
+            "No model is here. Fetch one: qgguf pull qwen3-embedding-0.6b, or make one: qgguf convert CHECKPOINT"
+        )
+        return
+    rows_of_text = [("NAME", "SIZE", "TYPE", "DIMS"), *(_row(model) for model in models)]
+    columns = [max(len(row[column]) for row in rows_of_text) for column in range(4)]
+    for name, size, kind, dims in rows_of_text:
+        click.echo(f"{name:<{columns[0]}}  {size:>{columns[1]}}  {kind:<{columns[2]}}  {dims:>{columns[3]}}".rstrip())
+
+
+@click.command()
+@click.argument("name")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@verbose_option
+def rm(name: str, yes: bool) -> None:
+    """Delete a model that `qgguf list` shows.
+
+    One from the hub goes at once, it can be fetched again; for a file of your own you are asked.
+    """
+    from qgguf import hub
+
+    model = next((model for model in hub.list_models() if model.name == name), None)
+    if model and model.source == "folder" and not yes:
+        click.confirm(f"{model.path} ({readable(model.size_bytes)}) cannot be fetched again. Delete it?", abort=True)
+    removed = hub.remove(name)
+    click.echo(f"{removed.name} is deleted, {readable(removed.size_bytes)} are free again.")
+
+
+def readable(size_bytes: int) -> str:
+    """A size for people, in powers of 1000 as disks and the hub count.
+
+    >>> readable(639_150_592)
+    '639.2 MB'
+    """
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def _row(model: Any) -> tuple[str, str, str, str]:
+    from qgguf.errors import ModelFileError
+    from qgguf.gguf_file import read_spec
+
+    try:
+        spec = read_spec(model.path)
+    except (ModelFileError, OSError):
+        return model.name, readable(model.size_bytes), "not an embedding model", ""
+    if spec.pooling is None:
+        return model.name, readable(model.size_bytes), f"{spec.quantization} (no pooling)", str(spec.dims)
+    return model.name, readable(model.size_bytes), spec.quantization, str(spec.dims)

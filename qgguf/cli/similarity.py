@@ -1,0 +1,88 @@
+"""qgguf similarity."""
+
+import unicodedata
+
+import click
+
+from qgguf.cli.logs import verbose_option
+from qgguf.cli.model_option import DEVICES, find_model, model_option
+from qgguf.cli.texts import read_texts
+
+# Columns for a text in the table.
+TEXT_COLUMNS = 40
+
+
+@click.command()
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT TEXT...")
+@model_option
+@click.option("--prompt-name", metavar="NAME", help="A prompt of the model, put before each text.")
+@click.option("--dim", type=click.IntRange(min=1), metavar="N", help="Keep the first N numbers (Matryoshka).")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@verbose_option
+def similarity(
+    texts: tuple[str, ...], model: str | None, prompt_name: str | None, dim: int | None, device: str
+) -> None:
+    """Show how near texts are to each other: cosines from -1 to 1.
+
+    \b
+    qgguf similarity "a cat sleeps" "the kitten naps" "stocks fell"
+    """
+    if len(texts) < 2:
+        raise click.UsageError("One text has nothing to be compared with. Give two or more.")
+    lines = read_texts(texts, None)
+    path = find_model(model)
+    from qgguf.embedder import Embedder
+
+    with Embedder(path, device=device) as embedder:
+        vectors = embedder.encode(lines, prompt_name=prompt_name, truncate_dim=dim)
+        scores = embedder.similarity(vectors, vectors).tolist()
+    for line in table(lines, scores):
+        click.echo(line)
+
+
+def table(texts: list[str], scores: list[list[float]]) -> list[str]:
+    """Lines of a table, texts down the side and their numbers along the top.
+
+    >>> table(["a", "한"], [[1, 0.5], [0.5, 1]])
+    ['           1      2', '1  a   1.000  0.500', '2  한  0.500  1.000']
+    """
+    labels = [shorten(text, TEXT_COLUMNS) for text in texts]
+    digits = len(str(len(texts)))
+    columns = max(width(label) for label in labels)
+    head = " " * (digits + 2 + columns) + "".join(f"{number:>7}" for number in range(1, len(texts) + 1))
+    lines = [head]
+    for number, (label, row) in enumerate(zip(labels, scores, strict=True), 1):
+        padding = " " * (columns - width(label))
+        lines.append(f"{number:>{digits}}  {label}{padding}" + "".join(f"{score:7.3f}" for score in row))
+    return lines
+
+
+def shorten(text: str, columns: int) -> str:
+    """The text on one line of at most so many terminal columns.
+
+    >>> shorten("한국어", 5)
+    '한국…'
+    """
+    text = " ".join("".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text).split())
+    if width(text) <= columns:
+        return text
+    kept = ""
+    for letter in text:
+        if width(kept + letter) > columns - 1:
+            break
+        kept += letter
+    return kept + "…"
+
+
+def width(text: str) -> int:
+    """Terminal columns of a text: 2 for East Asian wide letters and emoji, 0 for combining marks.
+
+    >>> width("é"), width("e\u0301"), width("한"), width("😉")
+    (1, 1, 2, 2)
+    """
+    columns = 0
+    for letter in text:
+        if unicodedata.category(letter) in ("Mn", "Me", "Cf"):
+            continue
+        columns += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+    return columns

@@ -1,0 +1,135 @@
+"""Vectors to a file or stdout, as json, jsonl, npy, csv or base64."""
+
+import base64
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qgguf.embedder import Embeddings
+
+FORMATS = ("json", "jsonl", "npy", "csv", "base64")
+
+
+def write_vectors(
+    form: str, write: Callable[[bytes], object], embeddings: "Embeddings", model: str, precision: str
+) -> None:
+    """Write vectors in a format, row by row.
+
+    form       one of FORMATS
+    write      takes bytes
+    model      what to call the model
+    precision  what the vectors are made of
+    """
+    if form == "json":
+        head = {"model": model, "dims": embeddings.vectors.shape[1], "precision": precision}
+        _write_json(write, embeddings, head)
+    elif form == "npy":
+        _write_npy(write, embeddings.vectors)
+    else:
+        line = {"jsonl": _json_line, "csv": _csv_line, "base64": _base64_line}[form]
+        for index in range(len(embeddings)):
+            write(line(embeddings, index).encode() + b"\n")
+
+
+def _write_json(write: Callable[[bytes], object], embeddings: "Embeddings", head: dict[str, Any]) -> None:
+    """One object, with a line per vector, so that it can be looked at."""
+    write(json.dumps(head, ensure_ascii=False)[:-1].encode() + b', "embeddings": [')
+    for index, vector in enumerate(embeddings.vectors):
+        write(f"{',' if index else ''}\n[{numbers(vector, ', ')}]".encode())
+    n_tokens, truncated = json.dumps(embeddings.n_tokens.tolist()), json.dumps(embeddings.truncated.tolist())
+    write(f'\n], "n_tokens": {n_tokens}, "truncated": {truncated}}}\n'.encode())
+
+
+def _write_npy(write: Callable[[bytes], object], vectors: "NDArray[Any]") -> None:
+    import numpy as np
+
+    head = io.BytesIO()
+    vectors = _little_endian(vectors)
+    kind = np.lib.format.dtype_to_descr(vectors.dtype)
+    np.lib.format.write_array_header_1_0(head, {"descr": kind, "fortran_order": False, "shape": vectors.shape})
+    write(head.getvalue())
+    for vector in vectors:
+        write(vector.tobytes())
+
+
+def _json_line(embeddings: "Embeddings", index: int) -> str:
+    values = numbers(embeddings.vectors[index], ", ")
+    n_tokens, cut = int(embeddings.n_tokens[index]), json.dumps(bool(embeddings.truncated[index]))
+    return f'{{"index": {index}, "embedding": [{values}], "n_tokens": {n_tokens}, "truncated": {cut}}}'
+
+
+def _csv_line(embeddings: "Embeddings", index: int) -> str:
+    return numbers(embeddings.vectors[index], ",")
+
+
+def _base64_line(embeddings: "Embeddings", index: int) -> str:
+    return base64.b64encode(_little_endian(embeddings.vectors[index]).tobytes()).decode()
+
+
+def choose_format(form: str | None, out: str | None) -> str:
+    """The format asked for, else the one that the output's name ends in, else json.
+
+    raises  click.UsageError: npy to a terminal
+    """
+    ending = Path(out).suffix[1:].lower() if out else ""
+    form = form or (ending if ending in FORMATS else "json")
+    if form == "npy" and out in (None, "-") and sys.stdout.isatty():
+        raise click.UsageError("npy is binary, and stdout is a terminal. Add -o FILE, or pipe it on.")
+    return form
+
+
+def numbers(vector: "NDArray[Any]", separator: str) -> str:
+    """A vector's numbers in the fewest digits that give the same float32 back.
+
+    >>> import numpy as np
+    >>> numbers(np.array([0.1, -1e-9, 1], np.float32), ",")
+    '0.1,-1e-09,1.0'
+    """
+    return separator.join(vector.astype(str).tolist())
+
+
+@contextmanager
+def output(out: str | None) -> Iterator[Callable[[bytes], object]]:
+    """A function that takes bytes for `out` ("-" or None: stdout).
+
+    A file gets its name only when all is written: `OUT.part` until then, and gone after a failure.
+    """
+    if out in (None, "-"):
+        yield sys.stdout.buffer.write
+        sys.stdout.buffer.flush()
+        return
+    # A link stays a link, and /dev/null or a pipe is written to, never replaced.
+    path = Path(os.path.realpath(str(out)))
+    if path.exists() and not path.is_file():
+        with path.open("wb") as stream:
+            yield stream.write
+        return
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as stream:
+            yield stream.write
+            _sync(stream)
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def _sync(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _little_endian(vector: "NDArray[Any]") -> "NDArray[Any]":
+    return vector.astype(vector.dtype.newbyteorder("<"), copy=False)
