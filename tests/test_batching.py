@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ def test_a_batch_is_closed_only_when_the_next_text_does_not_fit(lengths, max_tok
     """Nothing is left half empty: the first text of a batch did not fit the one before."""
     batches = plan_batches(lengths, max_tokens=max_tokens, max_texts=max_texts)
 
-    for full, following in zip(batches, batches[1:], strict=False):
+    for full, following in itertools.pairwise(batches):
         room = max_tokens - sum(lengths[index] for index in full)
         assert len(full) == max_texts or lengths[following[0]] > room
 

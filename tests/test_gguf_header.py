@@ -117,7 +117,8 @@ HOSTILE = {
     "one key twice": b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + (text("k") + struct.pack("<II", 4, 1)) * 2 + b"x" * 64,
     "a tensor of nine dimensions": b"GGUF"
     + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<I9QIQ", 9, *[1] * 9, 0, 0) + b"x" * 64,
-    "a tensor of no dimensions": b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<IIQ", 0, 0, 0) + b"x" * 64,
+    "a tensor of no dimensions": b"GGUF"
+    + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<IIQ", 0, 0, 0) + b"x" * 64,
     "a tensor of an unknown type": b"GGUF"
     + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<IQIQ", 1, 4, 99, 0) + b"x" * 64,
     # 2**40 * 2**40 wraps to 0 in 64 bits: a reader that multiplies in C would find it small.

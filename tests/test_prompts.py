@@ -47,7 +47,7 @@ def test_nothing_given_takes_the_default_or_nothing():
 
 def test_an_unknown_name_lists_the_known_ones():
     """The message holds every name there is."""
-    with pytest.raises(PromptError, match="'querry'.*bitext.*query"):
+    with pytest.raises(PromptError, match=r"'querry'.*bitext.*query"):
         pick(prompt_name="querry")
 
 
