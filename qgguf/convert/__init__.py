@@ -1,0 +1,1 @@
+"""Checkpoint folder to GGUF, in one streaming pass."""

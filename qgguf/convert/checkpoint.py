@@ -1,0 +1,137 @@
+"""A Hugging Face checkpoint folder: its JSON files and its weights, read and refused here."""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from qgguf.convert.safetensors import StoredTensor, read_tensors
+from qgguf.errors import CheckpointError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# tokenizer.json of large vocabularies is 11-17 MB; nothing else comes near.
+_MAX_JSON_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint folder.
+
+    name      of the model, for the file's name and metadata
+    repo      "owner/name" where it came from the hub, else ""
+    revision  the hub's commit, else ""
+    """
+
+    folder: Path
+    name: str
+    repo: str = ""
+    revision: str = ""
+    _read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def json(self, name: str, *, needed: bool = False) -> dict[str, Any]:
+        """The JSON object in a file of the folder; {} where it is absent and not needed.
+
+        raises  CheckpointError: needed and missing, not JSON, not an object
+        """
+        value = self.json_value(name)
+        if value is None:
+            if needed:
+                raise CheckpointError(f"{self.folder} has no {name}. Give a complete Hugging Face checkpoint folder.")
+            return {}
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{self.folder / name} is no JSON object. Download the checkpoint again.")
+        return value
+
+    def json_value(self, name: str) -> Any:
+        """As `json`, any value; None where the file is absent."""
+        if name not in self._read:
+            self._read[name] = _read_json(self.folder / name)
+        return self._read[name]
+
+    def text(self, name: str) -> str | None:
+        """A text file of the folder; None where it is absent."""
+        raw = _read_bytes(self.folder / name)
+        return None if raw is None else raw.decode("utf-8", "replace")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self.json("config.json", needed=True)
+
+    @cached_property
+    def weight_files(self) -> list[Path]:
+        """The .safetensors files, in the order of their names.
+
+        raises  CheckpointError: none, or one that the index names is missing
+        """
+        if (self.folder / SINGLE).is_file():
+            return [self.folder / SINGLE]
+        names = sorted(set(self._index().values()))
+        missing = [name for name in names if not (self.folder / name).is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{self.folder} lacks {len(missing)} of its {len(names)} weight files: {', '.join(missing[:3])}"
+                f"{', ...' if len(missing) > 3 else ''}. Download the checkpoint again."
+            )
+        return [self.folder / name for name in names]
+
+    def tensors(self) -> list[StoredTensor]:
+        """Every tensor of every weight file, file by file in the order they lie.
+
+        raises  CheckpointError: a file that is wrong, or shards that are not as the index says
+        """
+        found = [tensor for path in self.weight_files for tensor in read_tensors(path)]
+        if self.weight_files[0].name != SINGLE:
+            self._check_index({tensor.name: tensor.file.name for tensor in found}, len(found))
+        return found
+
+    def _index(self) -> dict[str, str]:
+        index = self.json(INDEX)
+        if not index:
+            raise CheckpointError(f"{self.folder} has no {SINGLE}. {self._next_step()}")
+        names = index.get("weight_map")
+        if not isinstance(names, dict) or not names or not all(_is_shard_name(name) for name in names.values()):
+            raise CheckpointError(f"{self.folder / INDEX} has no usable weight_map. Download the checkpoint again.")
+        return names
+
+    def _check_index(self, found: dict[str, str], n_found: int) -> None:
+        said = self._index()
+        wrong = sorted(name for name in said.keys() | found.keys() if said.get(name) != found.get(name))
+        if wrong or n_found != len(found):
+            raise CheckpointError(
+                f"{self.folder / INDEX} and the weight files disagree on {', '.join(wrong[:3]) or 'tensors stored twice'}"
+                f"{', ...' if len(wrong) > 3 else ''}. Download the checkpoint again."
+            )
+
+    def _next_step(self) -> str:
+        if (self.folder / "adapter_config.json").is_file():
+            return "It is an adapter: merge it into its base model first."
+        if any(self.folder.glob("pytorch_model*.bin")):
+            return "Save it with safe_serialization=True first; pickled .bin weights are not read."
+        return "Give a complete Hugging Face checkpoint folder."
+
+
+def _is_shard_name(name: object) -> bool:
+    """A plain file name: an index must not point out of its folder."""
+    return isinstance(name, str) and name.endswith(".safetensors") and not set(name) & set("/\\:\0")
+
+
+def _read_bytes(path: Path) -> bytes | None:
+    try:
+        if not path.is_file():
+            return None
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} is larger than {_MAX_JSON_BYTES:,} bytes. Download the checkpoint again.")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _read_json(path: Path) -> Any:
+    raw = _read_bytes(path)
+    if raw is None:
+        return None
+    try:
+        return json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON. Download the checkpoint again.") from error

@@ -1,0 +1,152 @@
+"""tokenizer.json -> the tokenizer.ggml.* values: vocabulary, token types, merges, special tokens, chat template."""
+
+from typing import Any
+
+from qgguf.convert.architecture import size
+from qgguf.convert.checkpoint import Checkpoint
+from qgguf.convert.header import Entry
+from qgguf.convert.pretokenizer import bpe_pre_tokenizer, wordpiece_pre_tokenizer
+from qgguf.convert.special_tokens import GGUF_KEYS, special_tokens
+from qgguf.errors import CheckpointError
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+_MODELS = {"bpe": "BPE", "wordpiece": "WordPiece"}
+_PHANTOM_SPACE = "\u2581"
+
+
+def tokenizer_entries(checkpoint: Checkpoint, kind: str, vocab_size: int) -> list[Entry]:
+    """All tokenizer.* values of the GGUF.
+
+    kind        "bpe" or "wordpiece"
+    vocab_size  rows of the token embedding; the vocabulary is filled up to it
+    raises      CheckpointError: missing, not readable, or not what llama.cpp can do
+    """
+    tokenizer = _read(checkpoint, kind)
+    added = _added_tokens(tokenizer)
+    tokens, types, id_of = _vocabulary(tokenizer, added, vocab_size)
+    special = special_tokens(checkpoint, tokenizer, id_of)
+    entries: list[Entry] = []
+    normalizer: dict[str, bool] = {}
+    if kind == "wordpiece":
+        name, normalizer = wordpiece_pre_tokenizer(tokenizer, vocab_size)
+        tokens = [_with_phantom_space(token, type_) for token, type_ in zip(tokens, types, strict=True)]
+        entries.append(Entry.u32("tokenizer.ggml.token_type_count", size(checkpoint.config, "type_vocab_size", 1)))
+        entries.append(Entry.string("tokenizer.ggml.model", "bert"))
+    else:
+        name = bpe_pre_tokenizer(tokenizer)
+        entries.append(Entry.string("tokenizer.ggml.model", "gpt2"))
+    _check_unique(tokens)
+    entries += [
+        Entry.string("tokenizer.ggml.pre", name),
+        Entry.strings("tokenizer.ggml.tokens", tokens),
+        Entry.i32s("tokenizer.ggml.token_type", types),
+    ]
+    if kind == "bpe":
+        entries.append(Entry.strings("tokenizer.ggml.merges", _merges(tokenizer["model"])))
+    entries += [Entry.u32(GGUF_KEYS[kind], number) for kind, number in special.ids.items() if kind in GGUF_KEYS]
+    entries += [Entry.flag(f"tokenizer.ggml.add_{kind}_token", value) for kind, value in special.add.items()]
+    template = _chat_template(checkpoint)
+    entries += [Entry.string("tokenizer.chat_template", template)] if template else []
+    entries += [Entry.flag(f"tokenizer.ggml.normalizer.{key}", value) for key, value in normalizer.items()]
+    return entries
+
+
+def _read(checkpoint: Checkpoint, kind: str) -> dict[str, Any]:
+    tokenizer = checkpoint.json("tokenizer.json", needed=True)
+    model = tokenizer.get("model")
+    # The first tokenizer.json files do not name their model's type; only BPE has merges.
+    guess = "BPE" if isinstance(model, dict) and "merges" in model else "WordPiece"
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+        raise CheckpointError(f"{checkpoint.folder / 'tokenizer.json'} has no vocabulary. Download it again.")
+    found = model.setdefault("type", guess)
+    if found != _MODELS[kind]:
+        raise CheckpointError(
+            f"tokenizer.json is a {found!r} tokenizer, the architecture needs {_MODELS[kind]}. "
+            "Use the original model's tokenizer.json."
+        )
+    return tokenizer
+
+
+def _added_tokens(tokenizer: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    added = tokenizer.get("added_tokens") or []
+    by_id = {}
+    for token in added if isinstance(added, list) else [None]:
+        if not isinstance(token, dict) or type(token.get("id")) is not int or not isinstance(token.get("content"), str):
+            raise CheckpointError("tokenizer.json has added_tokens that cannot be read. Download it again.")
+        by_id[token["id"]] = token
+    return by_id
+
+
+def _vocabulary(
+    tokenizer: dict[str, Any], added: dict[int, dict[str, Any]], vocab_size: int
+) -> tuple[list[str], list[int], dict[str, int]]:
+    """Tokens and their types by id, and the ids by token."""
+    id_of: dict[str, int] = dict(tokenizer["model"]["vocab"])
+    text_of = {number: text for text, number in id_of.items()}
+    if len(text_of) != len(id_of) or not all(type(number) is int for number in text_of):
+        raise CheckpointError("tokenizer.json gives one id to two tokens, or one that is no number. Download it again.")
+    for number, token in added.items():
+        if text_of.get(number, token["content"]) != token["content"] or id_of.get(token["content"], number) != number:
+            raise CheckpointError(f"tokenizer.json gives token {token['content']!r} two ids. Download it again.")
+        text_of[number], id_of[token["content"]] = token["content"], number
+    if not text_of or min(text_of) < 0 or max(text_of) >= vocab_size:
+        raise CheckpointError(
+            f"tokenizer.json has ids up to {max(text_of, default=0)}, config.json says vocab_size {vocab_size}. "
+            "Use the tokenizer.json that belongs to the weights."
+        )
+    tokens, types = [], []
+    for number in range(vocab_size):
+        text, type_ = text_of.get(number, f"[PAD{number}]"), NORMAL if number in text_of else UNUSED
+        if number in added:
+            type_ = CONTROL if added[number].get("special") or _looks_special(text) else USER_DEFINED
+            text = text if type_ == CONTROL else text.replace(_PHANTOM_SPACE, " ")
+        tokens.append(text)
+        types.append(type_)
+    return tokens, types, id_of
+
+
+def _looks_special(text: str) -> bool:
+    """Tokens that some checkpoints forget to mark as special; the same rule as in llama.cpp's converter."""
+    return (
+        text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
+        or (text.startswith("<|") and text.endswith("|>"))
+        or (text.startswith("<｜") and text.endswith("｜>"))
+        or (text.startswith("<unused") and text.endswith(">"))
+    )
+
+
+def _with_phantom_space(token: str, type_: int) -> str:
+    """WordPiece as llama.cpp stores it: the start of a word is marked, not its continuation."""
+    if type_ == CONTROL:
+        return token
+    return token[2:] if token.startswith("##") else _PHANTOM_SPACE + token
+
+
+def _check_unique(tokens: list[str]) -> None:
+    """llama.cpp aborts the process when it loads a vocabulary with twins."""
+    seen: set[str] = set()
+    for token in tokens:
+        if token in seen:
+            raise CheckpointError(f"tokenizer.json leads to two tokens {token!r}, which llama.cpp cannot load.")
+        seen.add(token)
+
+
+def _merges(model: dict[str, Any]) -> list[str]:
+    """Merges as "left right"; newer files keep them as pairs, whose own spaces are written as byte-level BPE does."""
+    merges = []
+    for merge in model.get("merges") or []:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
+            raise CheckpointError(f"tokenizer.json has a merge that cannot be read: {merge!r}. Download it again.")
+        merges.append(" ".join(part.replace(" ", "Ġ") for part in pair))
+    return merges
+
+
+def _chat_template(checkpoint: Checkpoint) -> str | None:
+    template = checkpoint.json("tokenizer_config.json").get("chat_template")
+    if template is None:
+        template = checkpoint.text("chat_template.jinja")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
