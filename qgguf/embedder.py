@@ -3,7 +3,8 @@
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from qgguf import prompts as prompt_texts
 from qgguf import vectors as vector_math
 from qgguf.batching import plan_batches
 from qgguf.cores import usable_cores
-from qgguf.errors import ModelFileError, OptionError, PromptError, TextError, TextTooLongError
-from qgguf.gguf_file import read_spec
+from qgguf.errors import ModelFileError, NativeError, OptionError, PromptError, TextError, TextTooLongError
+from qgguf.gguf_file import read_header, spec_of
 from qgguf.native.context import MAX_TEXTS, ComputePath, NativeContext
 from qgguf.native.model import NativeModel
 from qgguf.spec import ModelSpec, Pooling
@@ -81,7 +82,8 @@ class Embedder:
         default_prompt_name: str | None = None,
     ) -> None:
         self.path = _find(model)
-        self.spec: ModelSpec = read_spec(self.path)
+        header = read_header(self.path)
+        self.spec: ModelSpec = spec_of(header, self.path)
         for sentence in self.spec.mended:
             log.info("%s: %s", self.path.name, sentence)
         self._pooling = _pooling(self.spec, pooling, self.path)
@@ -96,10 +98,11 @@ class Embedder:
         if self._default_prompt_name is not None and self._default_prompt_name not in self._prompts:
             raise PromptError(f"default_prompt_name={default_prompt_name!r}; there are {sorted(self._prompts)}.")
         self._max_tokens = _max_tokens(self.spec, max_tokens)
-        self._lock = threading.Lock()
+        self._life = _Life()
+        self._computing = threading.Lock()
         self._context: NativeContext | None = None
-        self._model: NativeModel | None = NativeModel(self.path, self.spec, device)
-        self._tokenizer = Tokenizer(self._model)
+        self._model = NativeModel(self.path, self.spec, device)
+        self._tokenizer = Tokenizer(self._model, header, self.path)
         self.device = self._model.device
         """ "cpu" or "cuda": where the model runs"""
 
@@ -242,10 +245,11 @@ class Embedder:
 
         listed = _listed(texts)
         distinct, places = _distinct(listed)
-        ids = self._tokenize(distinct, before, places)
-        n_tokens = np.fromiter(map(len, ids), np.int64, len(ids))
-        self._report_long(n_tokens[places], cut)
-        raw = self._compute([self._tokenizer.truncate(one, self._max_tokens) for one in ids], show_progress_bar)
+        with self._life.in_use():
+            ids = self._tokenize(distinct, before, places)
+            n_tokens = np.fromiter(map(len, ids), np.int64, len(ids))
+            self._report_long(n_tokens[places], cut)
+            raw = self._compute([self._tokenizer.truncate(one, self._max_tokens) for one in ids], show_progress_bar)
         _check_finite(raw, listed, places)
 
         sliced = raw[:, :dims]
@@ -271,26 +275,25 @@ class Embedder:
         """Tokens of each text as `encode` sees it, prompt and end token included, before any cut: (n_texts,) int64."""
         before = self._prompt(prompt, prompt_name, instruction)
         distinct, places = _distinct(_listed(texts))
-        ids = self._tokenize(distinct, before, places)
+        with self._life.in_use():
+            ids = self._tokenize(distinct, before, places)
         return np.fromiter(map(len, ids), np.int64, len(ids))[places]
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of one text, end token included; no prompt, no cut."""
         distinct, places = _distinct(_listed(text))
-        ids: list[int] = self._tokenize(distinct, "", places)[0].tolist()
+        with self._life.in_use():
+            ids: list[int] = self._tokenize(distinct, "", places)[0].tolist()
         return ids
 
     # Life
 
     def close(self) -> None:
-        """Free the model's memory. Waits for a batch in another thread; calls after it raise NativeError."""
-        with self._lock:
+        """Free the model's memory. Calls after it, and those under way in other threads, raise NativeError."""
+        if self._life.end():
             if self._context is not None:
                 self._context.close()
-                self._context = None
-            if self._model is not None:
-                self._model.close()
-                self._model = None
+            self._model.close()
 
     def __enter__(self) -> "Embedder":
         return self
@@ -327,6 +330,7 @@ class Embedder:
     def _tokenize(self, texts: Sequence[str], before: str, places: NDArray[np.intp]) -> list[Ids]:
         ids = []
         for index, text in enumerate(texts):
+            self._life.check()
             try:
                 ids.append(self._tokenizer.ids(before + text))
             except UnicodeEncodeError as error:
@@ -354,17 +358,16 @@ class Embedder:
         out = np.empty((len(ids), self.spec.dims), np.float32)
         lengths = [len(one) for one in ids]
         cells = max(BATCH_TOKENS, max(lengths, default=0))
-        with tqdm(total=sum(lengths), unit="tok", unit_scale=True, disable=not show_progress_bar) as bar:
+        with tqdm(total=sum(lengths), unit="tok", unit_scale=True, delay=2, disable=not show_progress_bar) as bar:
             for batch in plan_batches(lengths, max_tokens=cells, max_texts=MAX_TEXTS):
-                with self._lock:
+                with self._computing:
+                    self._life.check()
                     out[batch] = self._context_for(cells).vectors([ids[index] for index in batch])
                 bar.update(sum(lengths[index] for index in batch))
         return out
 
     def _context_for(self, cells: int) -> NativeContext:
         """The context, made anew when a longer text comes than it has cells for."""
-        if self._model is None:
-            raise OptionError("This Embedder is closed. Open the model again: Embedder(...)")
         if self._context is None or self._context.cells < cells:
             if self._context is not None:
                 self._context.close()
@@ -379,6 +382,44 @@ class Embedder:
                 path=ComputePath.best_for(self.spec, self._pooling),
             )
         return self._context
+
+
+class _Life:
+    """Lets calls run until the end is asked for, and holds the end until they have left.
+
+    Freed memory under a running native call is a crash, so the end waits; calls ask between two native calls whether to
+    go on, so it waits for no more than one batch.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._n_calls = 0
+        self._ended = False
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        with self._changed:
+            self.check()
+            self._n_calls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_calls -= 1
+                self._changed.notify_all()
+
+    def check(self) -> None:
+        if self._ended:
+            raise NativeError("This Embedder is closed. Open the model again: Embedder(...)")
+
+    def end(self) -> bool:
+        """True for the one caller who is to free the memory, after all calls have left."""
+        with self._changed:
+            if self._ended:
+                return False
+            self._ended = True
+            self._changed.wait_for(lambda: self._n_calls == 0)
+            return True
 
 
 def _find(model: str | os.PathLike[str]) -> Path:
