@@ -17,6 +17,7 @@ from qgguf.convert.metadata import checksum_entry, file_entries
 from qgguf.convert.safetensors import StoredTensor
 from qgguf.convert.sentence_modules import check_pooling, read_modules
 from qgguf.convert.streaming import Job, stream
+from qgguf.cores import usable_cores
 from qgguf.errors import CheckpointError, OptionError, OutputError, OutputExistsError, QgError
 from qgguf.gguf_header import read_header, row_bytes
 
@@ -73,8 +74,7 @@ def convert_checkpoint(
 
 def _threads(threads: int | None) -> int:
     if threads is None:
-        has_affinity = hasattr(os, "sched_getaffinity")
-        return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+        return usable_cores()
     if type(threads) is not int or not 1 <= threads <= 1024:
         raise OptionError(f"threads is {threads!r}; a whole number from 1 to 1024 is needed.")
     return threads

@@ -1,0 +1,30 @@
+"""llama.cpp's own quantiser, the reference for ours; and a GGUF's tensors as plain values."""
+
+import ctypes
+from pathlib import Path
+
+from qgguf.convert.mixture import FILE_TYPE_IDS, TYPE_IDS
+from qgguf.gguf_header import TENSOR_TYPES, read_header
+from qgguf.native import binding
+
+
+def llama_quantize(source: Path, out: Path, quant: str, token_embedding_type: str | None = None) -> Path:
+    """llama_model_quantize from an F32, F16 or BF16 file."""
+    llama = binding.llama()
+    params = llama.llama_model_quantize_default_params()
+    params.nthread, params.ftype = 2, FILE_TYPE_IDS[quant]
+    if token_embedding_type:
+        params.token_embedding_type = TYPE_IDS[token_embedding_type]
+    code = llama.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params))
+    assert code == 0, binding.last_complaint()
+    return out
+
+
+def tensors_of(path: Path) -> list[tuple[str, tuple[int, ...], str, bytes]]:
+    """(name, shape, type, bytes) of every tensor, in the order of the file."""
+    with path.open("rb") as file:
+        found = []
+        for tensor in read_header(path).tensors:
+            file.seek(tensor.offset)
+            found.append((tensor.name, tensor.shape, TENSOR_TYPES[tensor.type_id][0], file.read(tensor.size_bytes)))
+    return found
