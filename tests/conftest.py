@@ -98,7 +98,7 @@ def qwen3_q4(qwen3_checkpoint: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_qwen3_checkpoint() -> Path:
     """The same in 2 MB: 2074 tokens. For tests that need any Qwen3 model, quickly."""
-    name = f"qwen3-small-{digest(Path(__file__).parent / 'checkpoints.py')}"
+    name = f"qwen3-embedding-small-{digest(Path(__file__).parent / 'checkpoints.py')}"
     return made_once(name, lambda folder: make_qwen3_checkpoint(folder, small_vocab=True))
 
 

@@ -1,0 +1,492 @@
+import logging
+import threading
+
+import numpy as np
+import pytest
+from gguf_bytes import QWEN3, gguf, save
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from llama_cpp import LLAMA_POOLING_TYPE_LAST, LLAMA_POOLING_TYPE_MEAN, Llama
+
+from qgguf import Embedder
+from qgguf.errors import (
+    DeviceError,
+    DimensionError,
+    ModelFileError,
+    NativeError,
+    OptionError,
+    PromptError,
+    TextError,
+    TextTooLongError,
+)
+
+TEXTS = ["The cat sat.", "é 한 😉", "", "def f(x): return x", "नमस्ते दुनिया", "a " * 300, "\n\t ", "e\u0301"]
+
+
+def cosines(a, b):
+    a, b = np.atleast_2d(a).astype(np.float64), np.atleast_2d(b).astype(np.float64)
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+@pytest.fixture(scope="module")
+def qwen3(small_qwen3):
+    with Embedder(small_qwen3) as embedder:
+        yield embedder
+
+
+@pytest.fixture(scope="module")
+def minilm(minilm_f16):
+    with Embedder(minilm_f16) as embedder:
+        yield embedder
+
+
+@pytest.fixture(scope="module", params=["qwen3", "minilm"])
+def either(request):
+    return request.getfixturevalue(request.param)
+
+
+# The right vectors: a second truth
+
+
+@pytest.mark.parametrize(
+    ("model", "pooling"), [("small_qwen3", LLAMA_POOLING_TYPE_LAST), ("minilm_f16", LLAMA_POOLING_TYPE_MEAN)]
+)
+def test_vectors_equal_the_plain_path_of_llama_cpp(model, pooling, request):
+    """The binding's own embed, all tokens as outputs, gives the same vectors from the same ids."""
+    path = request.getfixturevalue(model)
+    plain = Llama(str(path), embedding=True, pooling_type=pooling, n_ctx=512, n_batch=512, n_ubatch=512, verbose=False)
+    try:
+        with Embedder(path) as embedder:
+            short = [text for text in TEXTS if 0 < embedder.count_tokens(text)[0] <= 256]
+            expected = []
+            for text in short:
+                ids = embedder.token_ids(text)
+                plain.tokenize = lambda *_args, _ids=ids, **_options: _ids
+                expected.append(plain.embed(text))
+            found = embedder.encode(short)
+    finally:
+        plain.close()
+
+    assert cosines(found, expected).min() > 0.9999
+
+
+def test_a_batch_gives_what_each_text_gives_alone(either):
+    """A, B, A in one batch and A alone: the same vectors, in the order of the texts."""
+    texts = [TEXTS[0], TEXTS[5], TEXTS[0], *TEXTS]
+
+    together = either.encode(texts)
+    alone = np.stack([either.encode(text) for text in texts])
+
+    assert cosines(together, alone).min() > 0.9999
+    np.testing.assert_array_equal(together[0], together[2])
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(max_size=40), max_size=80))
+def test_any_list_of_texts_gives_unit_vectors_in_order(qwen3, texts):
+    """Whatever the texts, a row each, finite, of length 1, equal to the text's own."""
+    found = qwen3.encode(texts)
+
+    assert found.shape == (len(texts), qwen3.dims)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    if texts:
+        assert cosines(found[-1], qwen3.encode(texts[-1]))[0] > 0.9999
+
+
+def test_two_runs_of_one_call_give_the_same_bytes(small_qwen3):
+    """On one CPU nothing is left to chance, whatever was computed before."""
+    with Embedder(small_qwen3) as first, Embedder(small_qwen3) as second:
+        first.encode("something else " * 3000)
+        assert first.encode(TEXTS).tobytes() == second.encode(TEXTS).tobytes()
+
+
+def test_long_texts_span_micro_batches(qwen3):
+    """A text of thousands of tokens gives the vector of llama.cpp's pooling, read chunk by chunk."""
+    from qgguf.native.context import ComputePath, NativeContext
+    from qgguf.spec import Pooling
+
+    ids = np.array(qwen3.token_ids("word é 한 " * 700), np.int32)
+    assert len(ids) > 2048
+    cells = 8192
+    found = []
+    for path in ComputePath:
+        context = NativeContext(qwen3._model, cells=cells, threads=2, pooling=Pooling.LAST, path=path)
+        found.append(context.vectors([ids, ids[-5:], ids[:1]]))
+        context.close()
+
+    assert cosines(found[0], found[1]).min() > 0.9999
+
+
+def test_an_end_token_stands_exactly_once(qwen3):
+    """Also after a cut, also for the empty text, and a text that spells it is only text."""
+    end = qwen3.spec.end_token_id
+
+    for text in ["", "a", "<|endoftext|>", "a <|endoftext|>", "<|im_start|>user"]:
+        ids = qwen3.token_ids(text)
+        assert ids.count(end) == 1
+        assert ids[-1] == end
+    assert len(qwen3.token_ids("<|endoftext|>")) > 2
+
+
+def test_composed_and_decomposed_text_are_one(qwen3):
+    """NFC: e + U+0301 is é."""
+    np.testing.assert_array_equal(qwen3.encode("e\u0301"), qwen3.encode("\u00e9"))
+
+
+# Shapes and arguments
+
+
+def test_a_str_gives_one_vector_and_a_list_a_matrix(either):
+    """1-D for a str, 2-D for any iterable, an empty list included."""
+    assert either.encode("é").shape == (either.dims,)
+    assert either.encode(["é"]).shape == (1, either.dims)
+    assert either.encode(text for text in "ab").shape == (2, either.dims)
+    assert either.encode([]).shape == (0, either.dims)
+    assert either.encode([]).dtype == np.float32
+    assert either.embed("é").vectors.shape == (1, either.dims)
+
+
+def test_prompts_go_before_the_text(qwen3):
+    """encode_query is encode with the query prompt; a document has none."""
+    query = qwen3.prompts["query"]
+
+    np.testing.assert_array_equal(qwen3.encode_query("한"), qwen3.encode(query + "한"))
+    np.testing.assert_array_equal(qwen3.encode("한", prompt_name="query"), qwen3.encode(query + "한"))
+    np.testing.assert_array_equal(qwen3.encode("한", prompt="x: "), qwen3.encode("x: 한"))
+    np.testing.assert_array_equal(qwen3.encode_document("한"), qwen3.encode("한"))
+    np.testing.assert_array_equal(
+        qwen3.encode_query("한", instruction="Sort"), qwen3.encode("Instruct: Sort\nQuery:한")
+    )
+
+
+def test_a_model_without_prompts_encodes_queries_plainly(minilm):
+    """MiniLM has no prompts, and no instruction template."""
+    np.testing.assert_array_equal(minilm.encode_query("한"), minilm.encode("한"))
+    with pytest.raises(PromptError):
+        minilm.encode("한", instruction="Sort")
+
+
+def test_own_prompts_and_a_default(small_qwen3):
+    """Prompts given at opening are added; the default one serves a plain encode."""
+    with Embedder(small_qwen3, prompts={"mine": "é: "}, default_prompt_name="mine") as embedder:
+        assert "query" in embedder.prompts
+        np.testing.assert_array_equal(embedder.encode("한"), embedder.encode("é: 한", prompt=""))
+    with pytest.raises(PromptError, match="default_prompt_name"):
+        Embedder(small_qwen3, default_prompt_name="none such")
+
+
+def test_matryoshka_slices_then_normalises(qwen3):
+    """The first dims of the vector, brought back to length 1."""
+    whole = qwen3.encode(TEXTS, normalize_embeddings=False)
+
+    for dims in (32, 33, qwen3.dims):
+        cut = qwen3.encode(TEXTS, truncate_dim=dims)
+        np.testing.assert_allclose(np.linalg.norm(cut, axis=1), 1, atol=1e-5)
+        assert cosines(cut, whole[:, :dims]).min() > 0.999999
+    for dims in (31, 0, -1, qwen3.dims + 1, 9999):
+        with pytest.raises(DimensionError, match=f"32 to {qwen3.dims}"):
+            qwen3.encode("é", truncate_dim=dims)
+
+
+def test_truncate_dim_at_opening_is_the_default(small_qwen3):
+    """`dims` tells it, and a call may name another."""
+    with Embedder(small_qwen3, truncate_dim=48) as embedder:
+        assert embedder.dims == 48
+        assert embedder.encode("é").shape == (48,)
+        assert embedder.encode("é", truncate_dim=64).shape == (64,)
+
+
+def test_a_model_not_trained_for_slices_warns_once(minilm_q8, caplog):
+    """MiniLM's dims can be cut, but it says what that costs, once."""
+    with Embedder(minilm_q8) as embedder:
+        embedder.encode("é", truncate_dim=128)
+        embedder.encode("é", truncate_dim=64)
+
+    assert [record for record in caplog.records if "not trained to be cut" in record.message][1:] == []
+    assert "not trained to be cut" in caplog.text
+
+
+def test_precisions(qwen3):
+    """int8 and bits of the unit vectors; int8 without unit length has no scale."""
+    unit = qwen3.encode(TEXTS)
+
+    assert cosines(qwen3.encode(TEXTS, precision="int8"), unit).min() > 0.999
+    np.testing.assert_array_equal(qwen3.encode(TEXTS, precision="ubinary"), np.packbits(unit > 0, axis=1))
+    assert qwen3.encode(TEXTS, precision="binary").dtype == np.int8
+    with pytest.raises(OptionError, match="normalize_embeddings"):
+        qwen3.encode("é", precision="int8", normalize_embeddings=False)
+    with pytest.raises(OptionError, match="fp4"):
+        qwen3.encode("é", precision="fp4")
+
+
+def test_similarity_ranks(minilm):
+    """The real model finds the answer."""
+    question = minilm.encode_query("Where do penguins live?")
+    answers = minilm.encode_document(["Stocks fell on Monday.", "Penguins are found in Antarctica.", "Il pleut."])
+
+    assert minilm.similarity(question, answers).argmax() == 1
+
+
+# Length
+
+
+def test_a_cut_is_seen(minilm, caplog):
+    """A warning counts, `embed` tells per text, and the cut text equals its beginning."""
+    long = "word " * 400
+
+    found = minilm.embed(["short", long])
+
+    assert found.n_tokens.tolist() == [3, 402]
+    assert found.truncated.tolist() == [False, True]
+    assert "1 of 2 texts are longer than 256 tokens: text 1 (402)" in caplog.text
+    np.testing.assert_array_equal(found.vectors[1], minilm.encode("word " * 254))
+
+
+def test_a_cut_can_be_refused(minilm_q8):
+    """truncate="error" names the texts and both numbers, at opening or in a call."""
+    with Embedder(minilm_q8, truncate="error") as strict:
+        with pytest.raises(TextTooLongError, match=r"1 of 3 texts .*256 tokens: text 2 \(302\)"):
+            strict.encode(["a", "b", "word " * 300])
+        assert strict.encode("word " * 300, truncate="end").shape == (384,)
+        with pytest.raises(OptionError, match="truncate='left'"):
+            strict.encode("a", truncate="left")
+
+
+def test_the_limit_is_the_checkpoints_own(minilm, qwen3):
+    """MiniLM declares 256; Qwen3-Embedding declares none and gets 8192."""
+    assert minilm.max_tokens == 256
+    assert qwen3.max_tokens == 8192
+
+
+def test_the_limit_can_be_set_up_to_the_trained_context(minilm_q8):
+    """512 positions are MiniLM's; one more would be read outside its table."""
+    with Embedder(minilm_q8, max_tokens=512) as embedder:
+        assert not embedder.embed("word " * 510).truncated[0]
+        assert embedder.embed("word " * 511).truncated[0]
+    with pytest.raises(OptionError, match="512"):
+        Embedder(minilm_q8, max_tokens=513)
+    for wrong in (0, -1, 3, True, 2.5):
+        with pytest.raises(OptionError, match="max_tokens"):
+            Embedder(minilm_q8, max_tokens=wrong)
+
+
+def test_count_tokens_counts_the_prompt(qwen3):
+    """The prompt and the end token are counted, an empty text is its end token alone."""
+    plain, prompted = qwen3.count_tokens(["", "a"]), qwen3.count_tokens(["", "a"], prompt_name="query")
+
+    assert plain[0] == 1
+    assert (prompted > plain).all()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("bad", [b"bytes", 5, None, ["a", None], ["a", b"b"], [["a"]], [3.5]])
+def test_what_is_no_text_is_refused(qwen3, bad):
+    """The place is named where there is one."""
+    with pytest.raises(TextError, match=r"Text 1 is|Text 0 is|must be a str"):
+        qwen3.encode(bad)
+
+
+def test_a_lone_surrogate_is_refused_with_its_place(either):
+    """It has no UTF-8 form; the message says how to mend it."""
+    with pytest.raises(TextError, match=r"Text 1 holds the lone surrogate U\+D83D"):
+        either.encode(["fine", "half an emoji \ud83d"])
+
+
+@pytest.mark.parametrize("text", ["\0", "a\0b", "\0" * 1000, "\ufffe\uffff", "\U0010ffff", "\x1b[0m", "\u200b" * 50])
+def test_odd_characters_give_vectors(either, text):
+    """NUL, noncharacters and controls are text."""
+    assert np.isfinite(either.encode(text)).all()
+
+
+def test_a_million_empty_texts(qwen3):
+    """Equal texts are computed once."""
+    found = qwen3.encode([""] * 1_000_000, truncate_dim=32)
+
+    assert found.shape == (1_000_000, 32)
+    np.testing.assert_array_equal(found[0], found[-1])
+
+
+def test_more_texts_than_sequences(qwen3):
+    """llama.cpp holds at most 256 sequences; a thousand texts are a few batches."""
+    texts = [f"text {number} é" for number in range(1000)]
+
+    found = qwen3.encode(texts)
+
+    assert cosines(found[777], qwen3.encode(texts[777]))[0] > 0.9999
+
+
+def test_a_file_cut_in_half_is_refused(minilm_q8, tmp_path):
+    """Before llama.cpp maps it."""
+    data = minilm_q8.read_bytes()
+    with pytest.raises(ModelFileError, match="cut short"):
+        Embedder(save(tmp_path / "half.gguf", data[: len(data) // 2]))
+
+
+def test_a_chat_model_is_refused(tmp_path):
+    """No pooling: no embedding model, and the way out is said."""
+    chat = {key: item for key, item in QWEN3.items() if key != "qwen3.pooling_type"} | {"general.name": "Qwen3 0.6B"}
+    with pytest.raises(ModelFileError, match="declares no pooling"):
+        Embedder(save(tmp_path / "chat.gguf", gguf(chat)))
+
+
+def test_a_reranker_is_refused(tmp_path):
+    """It scores pairs."""
+    with pytest.raises(ModelFileError, match="reranker"):
+        Embedder(save(tmp_path / "rank.gguf", gguf(QWEN3 | {"qwen3.pooling_type": 4})))
+
+
+def test_a_model_without_weights_is_refused(tmp_path):
+    """A right header over nothing: llama.cpp's reason is passed on, in one line."""
+    with pytest.raises(ModelFileError, match=r"llama\.cpp cannot load") as caught:
+        Embedder(save(tmp_path / "empty.gguf", gguf(QWEN3 | {"qwen3.feed_forward_length": 64})))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_architecture_is_refused(tmp_path):
+    """llama.cpp does not know it."""
+    odd = {key.replace("qwen3", "qwen99"): item for key, item in QWEN3.items()} | {"general.architecture": "qwen99"}
+    with pytest.raises(ModelFileError, match="qwen99"):
+        Embedder(save(tmp_path / "odd.gguf", gguf(odd)))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+@pytest.mark.parametrize("model", ["small_qwen3", "minilm_q8"])
+def test_any_pooling_on_any_model_runs(model, pooling, request):
+    """A wrong pooling gives other vectors, never an abort."""
+    with Embedder(request.getfixturevalue(model), pooling=pooling) as embedder:
+        found = embedder.encode(["", "a", "word " * 3000])
+    assert np.isfinite(found).all()
+
+
+def test_wrong_options_are_refused(minilm_q8):
+    """Each names what there is."""
+    for wrong, kind, says in (
+        ({"pooling": "max"}, OptionError, "mean, cls, last"),
+        ({"device": "tpu"}, OptionError, "auto, cpu and cuda"),
+        ({"threads": 0}, OptionError, "threads=0"),
+        ({"truncate": "middle"}, OptionError, "truncate"),
+        ({"truncate_dim": 0}, DimensionError, "1 to 384"),
+    ):
+        with pytest.raises(kind, match=says):
+            Embedder(minilm_q8, **wrong)
+
+
+def test_cuda_without_a_gpu_build_is_refused(minilm_q8):
+    """It does not fall back in silence."""
+    from llama_cpp import llama_supports_gpu_offload
+
+    if llama_supports_gpu_offload():
+        pytest.skip("this binding has a GPU")
+    with pytest.raises(DeviceError, match="GGML_CUDA"):
+        Embedder(minilm_q8, device="cuda")
+
+
+# Life
+
+
+def test_many_threads_get_their_own_vectors(either):
+    """Ten threads on one Embedder, and every vector is its text's."""
+    texts = [[f"thread {thread} text {number} é" for number in range(6)] for thread in range(10)]
+    expected = [either.encode(some) for some in texts]
+    found = [None] * len(texts)
+
+    def work(thread):
+        for _ in range(3):
+            found[thread] = either.encode(texts[thread])
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(len(texts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    for mine, theirs in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_two_models_live_side_by_side(small_qwen3, minilm_q8):
+    """Each gives its own vectors, also when calls alternate, also after the other is closed."""
+    with Embedder(small_qwen3) as one:
+        alone = one.encode("é")
+        with Embedder(minilm_q8) as two:
+            assert two.encode("é").shape == (384,)
+            np.testing.assert_array_equal(one.encode("é"), alone)
+        np.testing.assert_array_equal(one.encode("é"), alone)
+
+
+def test_a_closed_embedder_says_so(small_qwen3):
+    """Calls after close raise; a second close does nothing."""
+    embedder = Embedder(small_qwen3)
+    embedder.encode("é")
+    embedder.close()
+    embedder.close()
+
+    with pytest.raises(NativeError, match="closed"):
+        embedder.encode("é")
+    with pytest.raises(NativeError, match="closed"):
+        embedder.token_ids("é")
+
+
+def test_closing_while_others_encode_ends_cleanly(small_qwen3):
+    """A thread in the middle of a long call gets an error, not a crash."""
+    embedder = Embedder(small_qwen3)
+    ended = []
+
+    def work():
+        try:
+            while True:
+                embedder.encode([f"text {number}" for number in range(500)])
+        except NativeError as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    embedder.encode("é")
+    embedder.close()
+    for thread in threads:
+        thread.join(60)
+
+    assert len(ended) == 3
+
+
+def resident_bytes():
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096
+    except OSError:
+        pytest.skip("no /proc here")
+
+
+def test_close_frees_the_memory(minilm_f16):
+    """Opening and closing many times does not grow the process."""
+
+    def cycle():
+        with Embedder(minilm_f16) as embedder:
+            embedder.encode(TEXTS)
+
+    for _ in range(3):
+        cycle()
+    before = resident_bytes()
+    for _ in range(10):
+        cycle()
+    assert resident_bytes() - before < 30e6
+
+
+def test_native_logs_go_to_logging(small_qwen3, capfd, caplog):
+    """llama.cpp's page of loading lines is DEBUG of logger qgguf.llama, and stderr stays clean."""
+    with caplog.at_level(logging.DEBUG, logger="qgguf.llama"), Embedder(small_qwen3) as embedder:
+        embedder.encode("é")
+
+    assert any(record.name == "qgguf.llama" for record in caplog.records)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_repr_names_the_model(qwen3):
+    """For a notebook: name, type, dims, device."""
+    assert "F16" in repr(qwen3)
+    assert f"dims={qwen3.dims}" in repr(qwen3)
