@@ -29,7 +29,8 @@ log = logging.getLogger("qgguf")
 DEFAULT_MAX_TOKENS = 8192
 """Where a checkpoint declares no limit of its own: the length its authors evaluate Qwen3-Embedding with."""
 
-BATCH_TOKENS = 2048
+BATCH_TOKENS = {ComputePath.LAST_ROWS: 2048, ComputePath.POOLED: 512}
+"""Tokens computed together. In one pass of an encoder every token is compared with all of its batch: small is fast."""
 
 TRUNCATIONS = ("end", "error")
 
@@ -87,6 +88,7 @@ class Embedder:
         for sentence in self.spec.mended:
             log.info("%s: %s", self.path.name, sentence)
         self._pooling = _pooling(self.spec, pooling, self.path)
+        self._compute_path = ComputePath.best_for(self.spec, self._pooling)
         self._threads = usable_cores() if threads is None else _at_least(1, threads, "threads")
         self._truncate = _truncation(truncate)
         self._dims = self.spec.dims
@@ -357,7 +359,7 @@ class Embedder:
         """Vectors of id sequences, in their order: (n, native dims) float32, length not mended."""
         out = np.empty((len(ids), self.spec.dims), np.float32)
         lengths = [len(one) for one in ids]
-        cells = max(BATCH_TOKENS, max(lengths, default=0))
+        cells = max(BATCH_TOKENS[self._compute_path], max(lengths, default=0))
         with tqdm(total=sum(lengths), unit="tok", unit_scale=True, delay=2, disable=not show_progress_bar) as bar:
             for batch in plan_batches(lengths, max_tokens=cells, max_texts=MAX_TEXTS):
                 with self._computing:
@@ -373,13 +375,13 @@ class Embedder:
                 self._context.close()
                 self._context = None
             # To the next power of two, so that slowly growing texts do not each cost a new context.
-            room = min(1 << (cells - 1).bit_length(), max(self._max_tokens, BATCH_TOKENS))
+            room = min(1 << (cells - 1).bit_length(), max(self._max_tokens, BATCH_TOKENS[self._compute_path]))
             self._context = NativeContext(
                 self._model,
                 cells=room,
                 threads=self._threads,
                 pooling=self._pooling,
-                path=ComputePath.best_for(self.spec, self._pooling),
+                path=self._compute_path,
             )
         return self._context
 
