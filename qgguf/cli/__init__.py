@@ -16,8 +16,6 @@ from qgguf.cli.similarity import similarity
 from qgguf.errors import QgError
 
 INTERRUPTED = 130
-# What a shell reports of a program that SIGPIPE ended.
-PIPE_CLOSED = 141
 
 
 def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -53,7 +51,7 @@ for _command in (embed, similarity, inspect, pull, list_command, rm, convert):
 
 
 def main() -> NoReturn:
-    """Run the command line: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
+    """Run the command line: 0 done, 1 an error or a closed pipe, 2 wrong usage, 130 interrupted."""
     _speak_utf8()
     try:
         code = cli.main(prog_name="qgguf", standalone_mode=False)
@@ -69,7 +67,7 @@ def main() -> NoReturn:
     except OSError as error:
         if _is_closed_pipe(error):
             _leave_closed_pipe()
-        _fail(str(error))
+        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except MemoryError:
         _fail("Out of memory. Give fewer texts at once, a smaller model, or fewer --threads.")
     except Exception as error:
@@ -100,9 +98,9 @@ def _is_closed_pipe(error: OSError) -> bool:
 
 
 def _leave_closed_pipe() -> NoReturn:
-    """Whoever read our output had enough of it, as `head` does: nothing to complain about."""
+    """Whoever read our output had enough of it, as `head` does: nothing to complain about (click leaves with 1 too)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    _leave(PIPE_CLOSED)
+    _leave(1)
 
 
 def _leave(code: int) -> NoReturn:

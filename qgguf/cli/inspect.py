@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qgguf.spec import ModelSpec
 
 
-@click.command()
+@click.command(short_help="Show what a model is and what its file lacks.")
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @verbose_option

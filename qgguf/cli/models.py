@@ -25,7 +25,7 @@ def pull(name: str) -> None:
     click.echo(f"{name} is here, {readable(path.stat().st_size)}, checked: {path}")
 
 
-@click.command("list")
+@click.command("list", short_help="List the models on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON: name, path, size_bytes, source.")
 @verbose_option
 def list_command(as_json: bool) -> None:

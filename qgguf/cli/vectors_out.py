@@ -110,6 +110,8 @@ def output(out: str | None) -> Iterator[Callable[[bytes], object]]:
         return
     # A link stays a link, and /dev/null or a pipe is written to, never replaced.
     path = Path(os.path.realpath(str(out)))
+    if not path.parent.is_dir():
+        raise click.ClickException(f"Cannot write {out}: there is no folder {path.parent}. Make it first.")
     if path.exists() and not path.is_file():
         with path.open("wb") as stream:
             yield stream.write
