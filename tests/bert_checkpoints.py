@@ -102,6 +102,7 @@ def make_bert_checkpoint(
     old_norms: bool = False,
     pooling: str | None = "mean",
     vocab_size: int | None = None,
+    tokenizer: dict[str, Any] | None = None,
 ) -> Path:
     """Write a small BERT checkpoint, and return its folder.
 
@@ -109,9 +110,10 @@ def make_bert_checkpoint(
     old_norms   name layer norms gamma and beta, as the first BERTs do
     pooling     "mean", "cls", or None for a folder without the sentence-transformers files
     vocab_size  rows of the token embedding, where not the tokenizer's
+    tokenizer   content of tokenizer.json, where not the small one
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = bert_tokenizer()
+    tokenizer = tokenizer or bert_tokenizer()
     config = {
         "architectures": ["BertModel"],
         "hidden_act": "gelu",

@@ -117,7 +117,7 @@ def number(config: Config, key: str, default: float | None = None) -> float:
     """
     value = config.get(key)
     value = default if value is None else value
-    if type(value) not in (int, float) or not 0 < value < 1e30:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
         seen = f"says {key} {value!r}" if key in config else f"lacks {key}"
         raise CheckpointError(f"config.json {seen}; a number above 0 is needed. Download the checkpoint again.")
     return float(value)

@@ -71,7 +71,9 @@ BERT = Architecture(
         *_pair(_LAYER + "output.dense", _BLOCK + "ffn_down", "dims", "ffn"),
         *_norm(_LAYER + "output.LayerNorm", _BLOCK + "layer_output_norm"),
     ),
-    dropped=re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)|cls\.(predictions|seq_relationship)\..*"),
+    dropped=re.compile(
+        r"embeddings\.position_ids|pooler\.dense\.(weight|bias)|cls\.(predictions|seq_relationship)\..*"
+    ),
     parameters=(
         Parameter("block_count", "num_hidden_layers", int),
         Parameter("context_length", "max_position_embeddings", int),

@@ -98,9 +98,10 @@ class Checkpoint:
         said = self._index()
         wrong = sorted(name for name in said.keys() | found.keys() if said.get(name) != found.get(name))
         if wrong or n_found != len(found):
+            some = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
             raise CheckpointError(
-                f"{self.folder / INDEX} and the weight files disagree on {', '.join(wrong[:3]) or 'tensors stored twice'}"
-                f"{', ...' if len(wrong) > 3 else ''}. Download the checkpoint again."
+                f"{self.folder / INDEX} and the weight files disagree on {some or 'tensors that are stored twice'}. "
+                "Download the checkpoint again."
             )
 
     def _next_step(self) -> str:

@@ -46,7 +46,9 @@ class Entry:
 
     @classmethod
     def strings(cls, key: str, values: Sequence[str]) -> "Entry":
-        return cls(key, _ARRAY, struct.pack("<IQ", _STRING, len(values)) + b"".join(_text(text, key) for text in values))
+        return cls(
+            key, _ARRAY, struct.pack("<IQ", _STRING, len(values)) + b"".join(_text(text, key) for text in values)
+        )
 
     @classmethod
     def i32s(cls, key: str, values: Sequence[int]) -> "Entry":

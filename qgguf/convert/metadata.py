@@ -118,7 +118,7 @@ def _sampling(checkpoint: Checkpoint) -> list[Entry]:
             entries[key] = Entry.string(key, value)
         elif kind is int and type(value) is int and -(1 << 31) <= value < 1 << 31:
             entries[key] = Entry.i32(key, value)
-        elif kind is float and type(value) in (int, float):
+        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
             entries[key] = Entry.f32(key, value)
     return list(entries.values())
 

@@ -40,7 +40,7 @@ def bpe_pre_tokenizer(tokenizer: dict[str, Any]) -> str:
     return "qwen2"
 
 
-def wordpiece_pre_tokenizer(tokenizer: dict[str, Any], vocab_size: int) -> tuple[str, dict[str, bool]]:
+def wordpiece_pre_tokenizer(tokenizer: dict[str, Any]) -> tuple[str, dict[str, bool]]:
     """The value of tokenizer.ggml.pre for BERT's WordPiece, and what its normalizer says (lowercase, strip_accents).
 
     raises  CheckpointError: a cut that is not BERT's
@@ -57,7 +57,7 @@ def wordpiece_pre_tokenizer(tokenizer: dict[str, Any], vocab_size: int) -> tuple
         if normalizer.get(key, True) is not True:
             raise _unknown(f"its normalizer has {key} {normalizer[key]!r}")
     said = {key: normalizer[key] for key in ("lowercase", "strip_accents") if isinstance(normalizer.get(key), bool)}
-    return _WORDPIECE_NAMES.get(vocab_size, "default"), said
+    return _WORDPIECE_NAMES.get(len(model["vocab"]), "default"), said
 
 
 def _steps(part: Any, inner: str) -> list[dict[str, Any]]:

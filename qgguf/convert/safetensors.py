@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from qgguf.errors import CheckpointError
 
@@ -100,7 +101,7 @@ def _tensor(name: str, entry: object, path: Path, data_offset: int) -> StoredTen
     return StoredTensor(name, dtype, tuple(shape), path, data_offset + begin, needed)
 
 
-def _are_sizes(value: object) -> bool:
+def _are_sizes(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
 
 

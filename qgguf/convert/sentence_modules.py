@@ -76,7 +76,9 @@ def _pooling_folder(checkpoint: Checkpoint) -> str | None:
         if name == "Pooling" and folder is None:
             folder = path
         elif name == "Transformer" and path not in ("", "."):
-            raise CheckpointError(f"modules.json keeps its Transformer in {path!r}. Give that folder's files at the top.")
+            raise CheckpointError(
+                f"modules.json keeps its Transformer in {path!r}. Give that folder's files at the top."
+            )
         elif name not in ("Transformer", "Normalize"):
             raise CheckpointError(
                 f"modules.json has a {name} module, which a GGUF cannot express: the vectors would be other ones. "

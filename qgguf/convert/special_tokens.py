@@ -46,25 +46,17 @@ def special_tokens(checkpoint: Checkpoint, tokenizer: dict[str, Any], id_of: dic
     id_of   text of every token -> id
     raises  CheckpointError: a template that GGUF cannot express
     """
-    names = _named(checkpoint.json("tokenizer_config.json"))
     template = _template(tokenizer.get("post_processor"))
-    is_wordpiece = tokenizer["model"].get("type") == "WordPiece"
-    if is_wordpiece:
-        names = {kind: name for kind, name in _USUAL.items() if name in id_of} | names
-    names.setdefault("bos", names.get("cls"))
-    names.setdefault("eos", names.get("sep"))
-    if template.first is not None:
-        names["bos"] = template.first
-    if template.last is not None and template.last != names["eos"]:
-        names["eot"], names["eos"] = names["eos"], template.last
-    if is_wordpiece:
-        names["cls"], names["sep"] = names.get("cls") or names["bos"], names.get("sep") or names["eos"]
+    names = _named(checkpoint.json("tokenizer_config.json"))
+    if tokenizer["model"]["type"] == "WordPiece":
         if template.first is None or template.last is None:
             raise CheckpointError(
                 "tokenizer.json puts no token before or after a text; llama.cpp's WordPiece always does. "
                 "Use the original model's tokenizer.json."
             )
-    ids = {kind: id_of[name] for kind in (*_KINDS, "eot") if (name := names.get(kind)) is not None and name in id_of}
+        names = {"cls": template.first, "sep": template.last, **_USUAL, **names}
+    names = _corrected(names, template)
+    ids = {kind: id_of[names[kind]] for kind in (*_KINDS, "eot") if names.get(kind) in id_of}
     for kind, text in (("bos", template.first), ("eos", template.last)):
         if text is not None and kind not in ids:
             raise CheckpointError(f"tokenizer.json adds {text!r} to each text, but its vocabulary does not have it.")
@@ -78,9 +70,24 @@ def special_tokens(checkpoint: Checkpoint, tokenizer: dict[str, Any], id_of: dic
     return SpecialTokens(ids, add)
 
 
-def _named(config: dict[str, Any]) -> dict[str, str | None]:
+def _corrected(names: dict[str, str], template: _Template) -> dict[str, str]:
+    """The names with bos and eos as the template has them; another eos becomes eot, the end of a chat's turn."""
+    names = dict(names)
+    for kind, stand_in in (("bos", "cls"), ("eos", "sep")):
+        if kind not in names and stand_in in names:
+            names[kind] = names[stand_in]
+    if template.first is not None:
+        names["bos"] = template.first
+    if template.last is not None:
+        if names.get("eos", template.last) != template.last:
+            names["eot"] = names["eos"]
+        names["eos"] = template.last
+    return names
+
+
+def _named(config: dict[str, Any]) -> dict[str, str]:
     """tokenizer_config.json's special tokens, written as text or as {"content": text}."""
-    names: dict[str, str | None] = {}
+    names: dict[str, str] = {}
     for kind in _KINDS:
         entry = config.get(f"{kind}_token")
         text = entry.get("content") if isinstance(entry, dict) else entry

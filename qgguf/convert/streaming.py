@@ -85,7 +85,8 @@ class _Pass:
         sizes = [file.stat().st_size for file in files]
         self.done_bytes, self.total_bytes = 0, sum(sizes)
         self.digests = [hashlib.sha256() for _ in files]
-        self.stopped, self.failure = False, None if sizes else CheckpointError("No weight files.")
+        self.stopped = False
+        self.failure: BaseException | None = None
         self._lock = threading.Lock()
         self._pieces = _pieces(files, sizes, jobs)
         self._open: tuple[int, BinaryIO] | None = None
@@ -121,7 +122,7 @@ class _Pass:
             piece = next(self._pieces, None)
             if piece is None:
                 return None
-            view = memoryview(buffer[: piece.size_bytes])
+            view = buffer[: piece.size_bytes].data
             self._read(piece.file, view)
             self.digests[piece.file].update(view)
             return piece
@@ -141,7 +142,7 @@ class _Pass:
             raise CheckpointError(f"Cannot read {self.files[number]}: {error.strerror}.") from error
 
     def _write(self, out: BinaryIO, job: Job, first_row: int, made: np.ndarray) -> None:
-        view = memoryview(made)
+        view = made.data
         try:
             out.seek(self.data_offset + job.place.offset + first_row * _target_row(job))
             while view:

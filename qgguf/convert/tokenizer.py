@@ -28,7 +28,7 @@ def tokenizer_entries(checkpoint: Checkpoint, kind: str, vocab_size: int) -> lis
     entries: list[Entry] = []
     normalizer: dict[str, bool] = {}
     if kind == "wordpiece":
-        name, normalizer = wordpiece_pre_tokenizer(tokenizer, vocab_size)
+        name, normalizer = wordpiece_pre_tokenizer(tokenizer)
         tokens = [_with_phantom_space(token, type_) for token, type_ in zip(tokens, types, strict=True)]
         entries.append(Entry.u32("tokenizer.ggml.token_type_count", size(checkpoint.config, "type_vocab_size", 1)))
         entries.append(Entry.string("tokenizer.ggml.model", "bert"))
