@@ -43,7 +43,7 @@ def convert(
     from qgguf.cli.models import readable
     from qgguf.cli.progress import bar
 
-    with bar("Converting", unit="B", seconds=0.5) as show:
+    with bar(f"Fetching {checkpoint}", unit="B") as show_fetch, bar("Converting", unit="B") as show:
         path = convert_checkpoint(
             checkpoint,
             out,
@@ -54,5 +54,6 @@ def convert(
             force=force,
             revision=revision,
             on_progress=show,
+            on_fetch=show_fetch,
         )
     click.echo(f'{path} is made, {readable(path.stat().st_size)}. Try it: qgguf embed -m {path} "a text"')

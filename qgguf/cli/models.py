@@ -1,5 +1,6 @@
 """qgguf pull, list, rm: the models on this machine."""
 
+import sys
 from typing import Any
 
 import click
@@ -20,7 +21,7 @@ def pull(name: str) -> None:
     from qgguf import hub
     from qgguf.cli.progress import bar
 
-    with bar(f"Fetching {name}", unit="B", seconds=0.5) as show:
+    with bar(f"Fetching {name}", unit="B") as show:
         path = hub.resolve(name, refresh=True, on_progress=show)
     click.echo(f"{name} is here, {readable(path.stat().st_size)}, checked: {path}")
 
@@ -66,7 +67,12 @@ def rm(name: str, yes: bool) -> None:
 
     model = next((model for model in hub.list_models() if model.name == name), None)
     if model and model.source == "folder" and not yes:
-        click.confirm(f"{model.path} ({readable(model.size_bytes)}) cannot be fetched again. Delete it?", abort=True)
+        question = f"{model.path} ({readable(model.size_bytes)}) cannot be fetched again. Delete it?"
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"{question} There is no terminal to ask on: add --yes.")
+        if not click.confirm(question):
+            click.echo("Nothing is deleted.")
+            return
     removed = hub.remove(name)
     click.echo(f"{removed.name} is deleted, {readable(removed.size_bytes)} are free again.")
 

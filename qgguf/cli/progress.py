@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def bar(what: str, *, unit: str, seconds: float = 2.0) -> Iterator[Callable[[int, int], None]]:
+def bar(what: str, *, unit: str, seconds: float = 1.0) -> Iterator[Callable[[int, int], None]]:
     """A function that takes (done, in all); 0 in all is "unknown".
 
     what     the words before the bar

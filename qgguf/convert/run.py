@@ -36,6 +36,7 @@ def convert_checkpoint(
     force: bool = False,
     revision: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_fetch: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Convert a Hugging Face checkpoint to a GGUF file, in one pass and without torch.
 
@@ -48,6 +49,7 @@ def convert_checkpoint(
     force                 replace a file that is there
     revision              of a repository: branch, tag or commit
     on_progress           called with (bytes done, bytes in all) of the weights
+    on_fetch              the same while a repository is fetched
     returns               the file written
     raises                CheckpointError, OptionError, OutputError, OutputExistsError, ModelNotFoundError
     """
@@ -56,7 +58,7 @@ def convert_checkpoint(
     override, threads = check_pooling(pooling), _threads(threads)
     name, repo = _name_of(checkpoint, revision)
     target = _target(out, f"{name.lower()}-{quant}.gguf", force)
-    source = _open(checkpoint, name, repo, revision)
+    source = _open(checkpoint, name, repo, revision, on_fetch)
 
     architecture = choose(ARCHITECTURES, source.config)
     _refuse_features(architecture, source)
@@ -105,11 +107,13 @@ def _cached(folder: Path) -> tuple[str, str]:
     return "", ""
 
 
-def _open(checkpoint: str | Path, name: str, repo: str, revision: str | None) -> Checkpoint:
+def _open(
+    checkpoint: str | Path, name: str, repo: str, revision: str | None, on_fetch: Callable[[int, int], None] | None
+) -> Checkpoint:
     folder = Path(checkpoint)
     if folder.is_dir():
         return Checkpoint(folder, name, repo, _cached(folder.absolute())[1])
-    folder, commit = hub.fetch_checkpoint(repo, revision)
+    folder, commit = hub.fetch_checkpoint(repo, revision, on_fetch)
     return Checkpoint(folder, name, repo, commit)
 
 
