@@ -1,7 +1,7 @@
 """What the converter must know of an architecture, as a table; and a checkpoint's tensors matched against it."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +31,17 @@ class Parameter:
     """One value of config.json that goes into the GGUF.
 
     key      GGUF key after "<architecture>."
-    config   its key in config.json
+    config   its key in config.json; "outer.inner" for one inside another
     kind     int or float
     default  for checkpoints that leave it out; None: needed
+    older    its key before transformers 5, where that is another
     """
 
     key: str
     config: str
     kind: type[int] | type[float]
     default: float | None = None
+    older: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,10 @@ def size(config: Config, key: str, default: float | None = None) -> int:
 
     raises  CheckpointError
     """
-    value = config.get(key)
+    value = _look_up(config, key)
     value = default if value is None else value
     if type(value) is not int or not 0 < value < 1 << 31:
-        seen = f"says {key} {value!r}" if key in config else f"lacks {key}"
+        seen = f"lacks {key}" if value is None else f"says {key} {value!r}"
         raise CheckpointError(f"config.json {seen}; a whole number above 0 is needed. Download the checkpoint again.")
     return value
 
@@ -115,20 +117,41 @@ def number(config: Config, key: str, default: float | None = None) -> float:
 
     raises  CheckpointError
     """
-    value = config.get(key)
+    value = _look_up(config, key)
     value = default if value is None else value
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
-        seen = f"says {key} {value!r}" if key in config else f"lacks {key}"
+        seen = f"lacks {key}" if value is None else f"says {key} {value!r}"
         raise CheckpointError(f"config.json {seen}; a number above 0 is needed. Download the checkpoint again.")
     return float(value)
 
 
-def place(architecture: Architecture, config: Config, stored: Iterable[StoredTensor]) -> list[Placed]:
+def parameter_value(config: Config, parameter: Parameter) -> float:
+    """The value of one parameter, an int where it is of that kind.
+
+    raises  CheckpointError
+    """
+    key = parameter.older if parameter.older and _look_up(config, parameter.config) is None else parameter.config
+    return (size if parameter.kind is int else number)(config, key, parameter.default)
+
+
+def _look_up(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def place(architecture: Architecture, config: Config, stored: Sequence[StoredTensor]) -> list[Placed]:
     """Name every tensor that the GGUF needs; the dropped ones are left out.
 
     raises  CheckpointError: missing or unknown tensors, one stored twice, a shape that config.json does not give
     """
     sizes = architecture.sizes(config)
+    if sizes["layers"] > len(stored):
+        raise CheckpointError(
+            f"config.json says {sizes['layers']} layers, the weight files hold {len(stored)} tensors in all. "
+            "Give the config.json that belongs to these weights."
+        )
     expected = _expected(architecture, sizes)
     found: dict[str, StoredTensor] = {}
     strange = []

@@ -8,7 +8,7 @@ from typing import Any
 import gguf
 
 from qgguf import __version__
-from qgguf.convert.architecture import Architecture, number, size
+from qgguf.convert.architecture import Architecture, parameter_value, size
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.header import Entry
 from qgguf.convert.mixture import FILE_TYPE_IDS
@@ -54,11 +54,8 @@ def file_entries(
     entries += _sampling(checkpoint)
     entries += _general(checkpoint, n_params)
     for parameter in architecture.parameters:
-        key = f"{name}.{parameter.key}"
-        if parameter.kind is int:
-            entries.append(Entry.u32(key, size(config, parameter.config, parameter.default)))
-        else:
-            entries.append(Entry.f32(key, number(config, parameter.config, parameter.default)))
+        key, value = f"{name}.{parameter.key}", parameter_value(config, parameter)
+        entries.append(Entry.u32(key, int(value)) if parameter.kind is int else Entry.f32(key, value))
     entries.append(Entry.u32("general.file_type", FILE_TYPE_IDS[quant]))
     entries += [Entry.flag(f"{name}.{key}", value) for key, value in architecture.extra]
     entries.append(Entry.u32(f"{name}.pooling_type", modules.pooling.value))
@@ -118,7 +115,7 @@ def _sampling(checkpoint: Checkpoint) -> list[Entry]:
             entries[key] = Entry.string(key, value)
         elif kind is int and type(value) is int and -(1 << 31) <= value < 1 << 31:
             entries[key] = Entry.i32(key, value)
-        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        elif kind is float and isinstance(value, int | float) and abs(value) < 1e30:
             entries[key] = Entry.f32(key, value)
     return list(entries.values())
 

@@ -72,7 +72,7 @@ QWEN3 = Architecture(
         Parameter("feed_forward_length", "intermediate_size", int),
         Parameter("attention.head_count", "num_attention_heads", int),
         Parameter("attention.head_count_kv", "num_key_value_heads", int),
-        Parameter("rope.freq_base", "rope_theta", float),
+        Parameter("rope.freq_base", "rope_parameters.rope_theta", float, older="rope_theta"),
         Parameter("attention.layer_norm_rms_epsilon", "rms_norm_eps", float, 1e-6),
         Parameter("attention.key_length", "head_dim", int, 128),
         Parameter("attention.value_length", "head_dim", int, 128),

@@ -183,7 +183,7 @@ def _part_of(target: Path, force: bool, weight_files: Sequence[Path]) -> Iterato
             raise OutputError(f"{part} was replaced by another process. Convert again.")
         os.replace(part, target)
     except OSError as error:
-        raise OutputError(f"Cannot write {target}: {error.strerror}. Nothing is kept.") from error
+        raise OutputError(f"Cannot write {target}: {error.strerror or error}. Nothing is kept.") from error
     finally:
         _forget(part)
     _sync_folder(target.parent)

@@ -18,7 +18,7 @@ GGUF_KEYS = {
     "eot": "tokenizer.ggml.eot_token_id",
 }
 # Where tokenizer_config.json is absent: what BERT vocabularies call these.
-_USUAL = {"unk": "[UNK]", "pad": "[PAD]", "mask": "[MASK]"}
+_USUAL = {"pad": "[PAD]", "mask": "[MASK]"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,12 @@ def special_tokens(checkpoint: Checkpoint, tokenizer: dict[str, Any], id_of: dic
                 "tokenizer.json puts no token before or after a text; llama.cpp's WordPiece always does. "
                 "Use the original model's tokenizer.json."
             )
-        names = {"cls": template.first, "sep": template.last, **_USUAL, **names}
+        unknown = str(tokenizer["model"].get("unk_token", "[UNK]"))
+        if unknown not in id_of:
+            raise CheckpointError(
+                f"tokenizer.json's vocabulary lacks its own unknown token {unknown!r}. Download it again."
+            )
+        names = {"unk": unknown, "cls": template.first, "sep": template.last, **_USUAL, **names}
     names = _corrected(names, template)
     ids = {kind: id_of[names[kind]] for kind in (*_KINDS, "eot") if names.get(kind) in id_of}
     for kind, text in (("bos", template.first), ("eos", template.last)):

@@ -139,7 +139,7 @@ class _Pass:
                     raise CheckpointError(f"{self.files[number]} became shorter while it was read. Convert again.")
                 n_read += n_more
         except OSError as error:
-            raise CheckpointError(f"Cannot read {self.files[number]}: {error.strerror}.") from error
+            raise CheckpointError(f"Cannot read {self.files[number]}: {error.strerror or error}.") from error
 
     def _write(self, out: BinaryIO, job: Job, first_row: int, made: np.ndarray) -> None:
         view = made.data
@@ -148,7 +148,7 @@ class _Pass:
             while view:
                 view = view[out.write(view) :]
         except OSError as error:
-            raise OutputError(f"Cannot write {self.out}: {error.strerror}. Nothing is kept.") from error
+            raise OutputError(f"Cannot write {self.out}: {error.strerror or error}. Nothing is kept.") from error
 
     def close(self) -> None:
         if self._open is not None:

@@ -35,6 +35,11 @@ def _calls() -> tuple[Any, Any, dict[int, Any]]:
     return quantize, validate, widen
 
 
+def load() -> None:
+    """Load the library and its calls; done by the first use otherwise."""
+    _calls()
+
+
 def is_finite(type_id: int, data: np.ndarray) -> bool:
     """Whether F32, F16 or BF16 numbers hold neither NaN nor infinity.
 

@@ -1,0 +1,234 @@
+"""Our one pass from a checkpoint against llama_model_quantize alone from a ready BF16 file, side by side.
+
+    python scripts/bench_convert.py [--shape 0.6b|4b] [--layers N] [--quant Q4_K_M ...] [--threads N] [--rounds N]
+                                    [--folder DIR]
+
+Makes its own checkpoint of that shape (random BF16 weights, the real tokenizer) and the BF16 file that the other
+side starts from; both sides then run in turns, each in a process of its own. A table for people, then one JSON line.
+anon is the largest anonymous resident memory of the process (Linux), without the page cache of mapped files; rss is
+the largest resident memory with it. CPU ratio compares the processor seconds of all threads, which other work on the
+machine disturbs less.
+"""
+
+import argparse
+import json
+import lzma
+import os
+import platform
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))  # for use from a checkout
+
+from qgguf.cores import usable_cores  # noqa: E402
+from qgguf.gguf_header import read_header  # noqa: E402
+
+DATA = REPOSITORY / "tests" / "data" / "qwen3-embedding-0.6b"
+VOCABULARY = 151669
+# hidden_size, layers, heads, kv heads, intermediate_size
+SHAPES = {"0.6b": (1024, 28, 16, 8, 3072), "4b": (2560, 36, 32, 8, 9728)}
+HEAD = 128
+
+CHILD = """
+import json, sys, time
+sys.path[:0] = {path!r}
+side, source, out, quant, threads = {arguments!r}
+if side == "qgguf":
+    from qgguf.convert.run import convert_checkpoint
+    from qgguf.native.quantize import load
+    load()
+    started, busy = time.perf_counter(), time.process_time()
+    convert_checkpoint(source, out, quant=quant, threads=threads, force=True)
+else:
+    import ctypes
+    from qgguf.convert.mixture import FILE_TYPE_IDS
+    from qgguf.native import binding
+    llama = binding.llama()
+    params = llama.llama_model_quantize_default_params()
+    params.nthread, params.ftype = threads, FILE_TYPE_IDS[quant]
+    started, busy = time.perf_counter(), time.process_time()
+    if llama.llama_model_quantize(source.encode(), out.encode(), ctypes.byref(params)):
+        raise SystemExit(binding.last_complaint())
+print(json.dumps([time.perf_counter() - started, time.process_time() - busy]))
+"""
+
+
+def tensor_shapes(dims: int, layers: int, heads: int, kv_heads: int, ffn: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in the order in which the published checkpoints store them."""
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (VOCABULARY, dims)}
+    for layer in sorted(range(layers), key=str):
+        shapes |= {
+            f"layers.{layer}.{name}.weight": shape
+            for name, shape in (
+                ("input_layernorm", (dims,)),
+                ("mlp.down_proj", (dims, ffn)),
+                ("mlp.gate_proj", (ffn, dims)),
+                ("mlp.up_proj", (ffn, dims)),
+                ("post_attention_layernorm", (dims,)),
+                ("self_attn.k_norm", (HEAD,)),
+                ("self_attn.k_proj", (kv_heads * HEAD, dims)),
+                ("self_attn.o_proj", (dims, heads * HEAD)),
+                ("self_attn.q_norm", (HEAD,)),
+                ("self_attn.q_proj", (heads * HEAD, dims)),
+                ("self_attn.v_proj", (kv_heads * HEAD, dims)),
+            )
+        }
+    return shapes | {"norm.weight": (dims,)}
+
+
+def make_checkpoint(folder: Path, shape: str, layers: int | None) -> Path:
+    """A checkpoint with random BF16 weights, written as a stream."""
+    dims, usual_layers, heads, kv_heads, ffn = SHAPES[shape]
+    layers = layers or usual_layers
+    folder = folder / f"Qwen3-Embedding-{shape.upper()}-{layers}-layers"
+    weights = folder / "model.safetensors"
+    header, end = {}, 0
+    for name, size in tensor_shapes(dims, layers, heads, kv_heads, ffn).items():
+        n_bytes = 2 * int(np.prod(size))
+        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [end, end + n_bytes]}
+        end += n_bytes
+    raw = json.dumps(header).encode()
+    if weights.is_file() and weights.stat().st_size == 8 + len(raw) + end:
+        return folder
+    (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
+    config = json.loads((DATA / "config.json").read_text())
+    config |= {"hidden_size": dims, "num_hidden_layers": layers, "intermediate_size": ffn}
+    config |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_bytes(lzma.decompress((DATA / "tokenizer.json.xz").read_bytes()))
+    for name in ("modules.json", "config_sentence_transformers.json", "1_Pooling/config.json"):
+        (folder / name).write_bytes((DATA / name).read_bytes())
+    # One pool of normal numbers, begun at another place each time: random enough, and as fast as the disk.
+    pool = (np.random.default_rng(0).standard_normal(1 << 24, np.float32) * np.float32(0.03)).view(np.uint32) >> 16
+    data = pool.astype("<u2").tobytes()
+    with weights.open("wb") as file:
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        left, start = end, 0
+        while left:
+            block = data[start : start + left]
+            file.write(block)
+            left, start = left - len(block), (start + 2 * 7919) % (1 << 20)
+    return folder
+
+
+def memory_bytes(pid: int) -> tuple[int, int]:
+    """(anonymous, all) resident bytes of a process now; zeros where /proc does not say."""
+    try:
+        said = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+        return tuple(int(said[key].split()[0]) * 1024 for key in ("RssAnon", "VmRSS"))
+    except (OSError, KeyError, ValueError):
+        return 0, 0
+
+
+def run(side: str, source: Path, out: Path, quant: str, threads: int) -> dict[str, float]:
+    """One conversion in a process of its own: seconds of the call alone, largest memory."""
+    if hasattr(os, "sync"):
+        os.sync()  # what an earlier run left to be written must not slow this one
+    path = [str(REPOSITORY)]
+    child = CHILD.format(path=path, arguments=(side, str(source), str(out), quant, threads))
+    process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
+    anon = rss = 0
+    while process.poll() is None:
+        now = memory_bytes(process.pid)
+        anon, rss = max(anon, now[0]), max(rss, now[1])
+        time.sleep(0.01)
+    said = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        raise SystemExit(f"{side} failed on {quant}.")
+    seconds, cpu_seconds = json.loads(said.strip().splitlines()[-1])
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "anon_mb": anon / 1e6, "rss_mb": rss / 1e6}
+
+
+def same_tensors(ours: Path, theirs: Path) -> bool:
+    """Whether both files hold the same tensors, byte for byte."""
+    first, second = read_header(ours), read_header(theirs)
+    if [t.name for t in first.tensors] != [t.name for t in second.tensors]:
+        return False
+    a, b = np.memmap(ours, np.uint8, "r"), np.memmap(theirs, np.uint8, "r")
+    return all(
+        x.type_id == y.type_id
+        and x.shape == y.shape
+        and np.array_equal(a[x.offset : x.offset + x.size_bytes], b[y.offset : y.offset + y.size_bytes])
+        for x, y in zip(first.tensors, second.tensors, strict=True)
+    )
+
+
+def compare(checkpoint: Path, master: Path, work: Path, quant: str, threads: int, rounds: int) -> dict[str, object]:
+    """Both sides in turns."""
+    sides = {"qgguf": (checkpoint, work / "ours.gguf"), "llama": (master, work / "theirs.gguf")}
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for number in range(rounds):
+        for side in sorted(sides, reverse=bool(number % 2)):
+            runs[side].append(run(side, *sides[side], quant, threads))
+    result: dict[str, object] = {"quant": quant, "identical": same_tensors(sides["qgguf"][1], sides["llama"][1])}
+    for side, found in runs.items():
+        result[f"{side}_seconds"] = [round(one["seconds"], 3) for one in found]
+        result[f"{side}_cpu_seconds"] = [round(one["cpu_seconds"], 3) for one in found]
+        result[f"{side}_anon_mb"] = round(max(one["anon_mb"] for one in found), 1)
+        result[f"{side}_rss_mb"] = round(max(one["rss_mb"] for one in found), 1)
+    ratios = [a["seconds"] / b["seconds"] for a, b in zip(runs["qgguf"], runs["llama"], strict=True)]
+    result["ratio"] = round(statistics.median(ratios), 3)
+    result["ratios"] = [round(ratio, 3) for ratio in ratios]
+    busy = [a["cpu_seconds"] / b["cpu_seconds"] for a, b in zip(runs["qgguf"], runs["llama"], strict=True)]
+    result["cpu_ratio"] = round(statistics.median(busy), 3)
+    result["megabytes"] = round(sides["qgguf"][1].stat().st_size / 1e6, 1)
+    for _, out in sides.values():
+        out.unlink()
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="0.6b")
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--quant", nargs="+", default=["Q4_K_M"])
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where checkpoint and outputs go; kept for the next run")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        checkpoint = make_checkpoint(folder, options.shape, options.layers)
+        master = folder / f"{checkpoint.name}-BF16.gguf"
+        run("qgguf", checkpoint, master, "BF16", options.threads)
+        print(f"{checkpoint.name}: {master.stat().st_size / 1e9:.2f} GB in BF16, {options.threads} threads")
+        print(f"{'':8}{'seconds':^25}{'anon MB':^18}{'rss MB':^16}")
+        print(
+            f"{'type':8}{'qgguf':>9}{'llama':>9}{'ratio':>7}"
+            + f"{'qgguf':>9}{'llama':>9}{'qgguf':>8}{'llama':>8}  same"
+        )
+        results = []
+        for quant in options.quant:
+            found = compare(checkpoint, master, folder, quant, options.threads, options.rounds)
+            results.append(found)
+            seconds = [statistics.median(found[f"{side}_seconds"]) for side in ("qgguf", "llama")]
+            memory = [found[f"{side}_{kind}_mb"] for kind in ("anon", "rss") for side in ("qgguf", "llama")]
+            print(
+                f"{quant:8}{seconds[0]:9.2f}{seconds[1]:9.2f}{found['ratio']:7.3f}{found['cpu_ratio']:6.2f}"
+                f"{memory[0]:9.0f}{memory[1]:9.0f}{memory[2]:8.0f}{memory[3]:8.0f}  {found['identical']}",
+                flush=True,
+            )
+    from importlib.metadata import version
+
+    about = {
+        "shape": options.shape,
+        "layers": options.layers or SHAPES[options.shape][1],
+        "threads": options.threads,
+        "cpu": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "llama_cpp_python": version("llama-cpp-python"),
+        "results": results,
+    }
+    print(json.dumps(about))
+
+
+if __name__ == "__main__":
+    main()

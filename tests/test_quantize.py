@@ -1,0 +1,80 @@
+"""Row conversion through the binding: finite checks, fallbacks to an error in place of an abort."""
+
+import numpy as np
+import pytest
+from checkpoints import bf16
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qgguf.convert.mixture import TYPE_IDS
+from qgguf.errors import NativeError
+from qgguf.gguf_header import row_bytes
+from qgguf.native.quantize import BF16, F16, F32, is_finite, quantize_rows
+
+
+def raw(type_id: int, values: np.ndarray) -> np.ndarray:
+    """Numbers in their stored form, as bytes."""
+    stored = {F32: lambda: values.astype(np.float32), F16: lambda: values.astype(np.float16), BF16: lambda: bf16(values)}
+    return np.ascontiguousarray(stored[type_id]()).view(np.uint8).ravel()
+
+
+@given(st.lists(st.floats(width=16), max_size=40), st.sampled_from([F32, F16]))
+def test_finite_is_what_numpy_says(values: list[float], type_id: int):
+    """Any mixture of signs, zeros, NaN and infinities."""
+    numbers = np.array(values, np.float32)
+    assert is_finite(type_id, raw(type_id, numbers)) == bool(np.isfinite(numbers).all())
+
+
+@pytest.mark.parametrize("type_id", [F32, F16, BF16])
+@pytest.mark.parametrize("bad", [0x7F80_0000, 0xFF80_0000, 0x7FC0_0000, 0xFFC0_0000])
+def test_one_bad_number_is_seen(type_id: int, bad: int):
+    """NaN or infinity of either sign, among negative numbers only and among positive ones only."""
+    for others in (-1.5, 1.5):
+        numbers = np.full(100, others, np.float32)
+        assert is_finite(type_id, raw(type_id, numbers))
+        numbers.view(np.uint32)[57] = bad
+        bits = {F32: numbers, BF16: numbers.view(np.uint16)[1::2], F16: numbers.astype(np.float16)}[type_id]
+        assert not is_finite(type_id, np.ascontiguousarray(bits).view(np.uint8))
+
+
+@pytest.mark.parametrize("type_id", [F16, BF16])
+def test_a_type_is_copied_to_itself_bit_by_bit(type_id: int):
+    """Subnormal numbers too, which a way through float32 may flush."""
+    source = np.arange(0, 0x7000, dtype=np.uint16).view(np.uint8)
+    target = np.empty_like(source)
+    assert quantize_rows(type_id, source, 0x7000, type_id, target, np.empty(0x7000, np.float32))
+    assert np.array_equal(source, target)
+
+
+@pytest.mark.parametrize("target", ["Q8_0", "Q4_K", "F16", "IQ4_NL"])
+def test_rows_done_together_or_alone_are_the_same(target: str):
+    """How many rows fit the scratch has no influence."""
+    rows, columns, type_id = 7, 512, TYPE_IDS[target]
+    source = raw(BF16, np.random.default_rng(0).standard_normal((rows, columns)).astype(np.float32))
+    made = []
+    for rows_at_once in (1, 3, 100):
+        out = np.empty(rows * row_bytes(type_id, columns), np.uint8)
+        assert quantize_rows(BF16, source, columns, type_id, out, np.empty(rows_at_once * columns, np.float32))
+        made.append(out)
+    assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2])
+
+
+def test_a_number_too_large_for_the_type_is_told():
+    """100000 is finite, and infinity in F16."""
+    source, out = raw(F32, np.full(32, 1e5, np.float32)), np.empty(64, np.uint8)
+    assert not quantize_rows(F32, source, 32, F16, out, np.empty(32, np.float32))
+    assert quantize_rows(F32, source, 32, BF16, out, np.empty(32, np.float32))
+
+
+@pytest.mark.parametrize(("columns", "room"), [(100, 1000), (512, 10)])
+def test_what_would_abort_the_process_is_an_error(columns: int, room: int):
+    """Rows that are no multiple of a block, and a target that is too small."""
+    with pytest.raises(NativeError):
+        quantize_rows(
+            F32,
+            np.zeros(columns * 4, np.uint8),
+            columns,
+            TYPE_IDS["Q4_K"],
+            np.empty(room, np.uint8),
+            np.empty(columns, np.float32),
+        )
