@@ -17,9 +17,10 @@ from qgguf import prompts as prompt_texts
 from qgguf import vectors as vector_math
 from qgguf.batching import plan_batches
 from qgguf.cores import usable_cores
-from qgguf.errors import ModelFileError, NativeError, OptionError, PromptError, TextError, TextTooLongError
+from qgguf.errors import ModelFileError, NativeError, OptionError, PromptError, QgError, TextError, TextTooLongError
 from qgguf.gguf_file import read_header, spec_of
-from qgguf.native.context import MAX_TEXTS, ComputePath, NativeContext
+from qgguf.native.choice import choose_strategy
+from qgguf.native.context import MAX_TEXTS, NativeContext, Strategy
 from qgguf.native.model import NativeModel
 from qgguf.spec import ModelSpec, Pooling
 from qgguf.tokenizer import Ids, Tokenizer
@@ -29,7 +30,7 @@ log = logging.getLogger("qgguf")
 DEFAULT_MAX_TOKENS = 8192
 """Where a checkpoint declares no limit of its own: the length its authors evaluate Qwen3-Embedding with."""
 
-BATCH_TOKENS = {ComputePath.LAST_ROWS: 2048, ComputePath.POOLED: 512}
+BATCH_TOKENS = {Strategy.LAST_ROWS: 2048, Strategy.TWO_CALLS: 2048, Strategy.PLAIN: 512}
 """Tokens computed together. In one pass of an encoder every token is compared with all of its batch: small is fast."""
 
 TRUNCATIONS = ("end", "error")
@@ -64,6 +65,7 @@ class Embedder:
     pooling              "mean", "cls" or "last", where the file declares none or a wrong one
     prompts              name -> text; added to the model's own
     default_prompt_name  prompt of a plain `encode`; default: the model's own, mostly none
+    strategy             "last_rows", "two_calls" or "plain": how llama.cpp is driven; default: tried out at opening
     raises               ModelNotFoundError, ModelFileError, OptionError, DeviceError, PromptError
 
     All methods may be called from any thread. Close it, or use it as a context manager, to free its memory.
@@ -81,6 +83,7 @@ class Embedder:
         pooling: str | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
+        strategy: str | None = None,
     ) -> None:
         self.path = _find(model)
         header = read_header(self.path)
@@ -88,7 +91,6 @@ class Embedder:
         for sentence in self.spec.mended:
             log.info("%s: %s", self.path.name, sentence)
         self._pooling = _pooling(self.spec, pooling, self.path)
-        self._compute_path = ComputePath.best_for(self.spec, self._pooling)
         self._threads = usable_cores() if threads is None else _at_least(1, threads, "threads")
         self._truncate = _truncation(truncate)
         self._dims = self.spec.dims
@@ -105,6 +107,11 @@ class Embedder:
         self._context: NativeContext | None = None
         self._model = NativeModel(self.path, self.spec, device)
         self._tokenizer = Tokenizer(self._model, header, self.path)
+        try:
+            self.strategy = choose_strategy(self._model, threads=self._threads, pooling=self._pooling, asked=strategy)
+        except QgError:
+            self._model.close()
+            raise
         self.device = self._model.device
         """ "cpu" or "cuda": where the model runs"""
 
@@ -359,7 +366,7 @@ class Embedder:
         """Vectors of id sequences, in their order: (n, native dims) float32, length not mended."""
         out = np.empty((len(ids), self.spec.dims), np.float32)
         lengths = [len(one) for one in ids]
-        cells = max(BATCH_TOKENS[self._compute_path], max(lengths, default=0))
+        cells = max(BATCH_TOKENS[self.strategy], max(lengths, default=0))
         with tqdm(total=sum(lengths), unit="tok", unit_scale=True, delay=2, disable=not show_progress_bar) as bar:
             for batch in plan_batches(lengths, max_tokens=cells, max_texts=MAX_TEXTS):
                 with self._computing:
@@ -375,13 +382,13 @@ class Embedder:
                 self._context.close()
                 self._context = None
             # To the next power of two, so that slowly growing texts do not each cost a new context.
-            room = min(1 << (cells - 1).bit_length(), max(self._max_tokens, BATCH_TOKENS[self._compute_path]))
+            room = min(1 << (cells - 1).bit_length(), max(self._max_tokens, BATCH_TOKENS[self.strategy]))
             self._context = NativeContext(
                 self._model,
                 cells=room,
                 threads=self._threads,
                 pooling=self._pooling,
-                path=self._compute_path,
+                strategy=self.strategy,
             )
         return self._context
 

@@ -103,19 +103,20 @@ def test_two_runs_of_one_call_give_the_same_bytes(small_qwen3):
 
 def test_long_texts_span_micro_batches(qwen3):
     """A text of thousands of tokens gives the vector of llama.cpp's pooling, read chunk by chunk."""
-    from qgguf.native.context import ComputePath, NativeContext
+    from qgguf.native.context import NativeContext, Strategy
     from qgguf.spec import Pooling
 
     ids = np.array(qwen3.token_ids("word é 한 " * 700), np.int32)
     assert len(ids) > 2048
     cells = 8192
     found = []
-    for path in ComputePath:
-        context = NativeContext(qwen3._model, cells=cells, threads=2, pooling=Pooling.LAST, path=path)
+    for strategy in Strategy:
+        context = NativeContext(qwen3._model, cells=cells, threads=2, pooling=Pooling.LAST, strategy=strategy)
         found.append(context.vectors([ids, ids[-5:], ids[:1]]))
         context.close()
 
-    assert cosines(found[0], found[1]).min() > 0.9999
+    assert cosines(found[0], found[2]).min() > 0.9999
+    assert cosines(found[1], found[2]).min() > 0.9999
 
 
 def test_an_end_token_stands_exactly_once(qwen3):
@@ -490,3 +491,45 @@ def test_repr_names_the_model(qwen3):
     """For a notebook: name, type, dims, device."""
     assert "F16" in repr(qwen3)
     assert f"dims={qwen3.dims}" in repr(qwen3)
+
+
+# Strategies
+
+
+@pytest.mark.parametrize("strategy", ["last_rows", "two_calls", "plain"])
+def test_each_strategy_gives_the_same_vectors(qwen3, small_qwen3, strategy):
+    """Three ways through llama.cpp, one vector."""
+    with Embedder(small_qwen3, strategy=strategy) as embedder:
+        assert cosines(embedder.encode(TEXTS), qwen3.encode(TEXTS)).min() > 0.9999
+
+
+def test_the_strategy_is_chosen_by_trying_and_logged(small_qwen3, minilm, caplog):
+    """Last rows for Qwen3, after a look at the oracle; plain for an encoder."""
+    with caplog.at_level(logging.INFO, logger="qgguf"), Embedder(small_qwen3) as embedder:
+        assert embedder.strategy.value == "last_rows"
+    assert "Strategy last_rows: cosine 0.99999" in caplog.text or "Strategy last_rows: cosine 1.0" in caplog.text
+    assert minilm.strategy.value == "plain"
+
+
+def test_a_strategy_that_does_not_fit_is_refused(minilm_q8, small_qwen3):
+    """An encoder has no last row to read."""
+    with pytest.raises(OptionError, match="Use 'plain'"):
+        Embedder(minilm_q8, strategy="last_rows")
+    with pytest.raises(OptionError, match="last_rows, two_calls, plain"):
+        Embedder(small_qwen3, strategy="fast")
+
+
+@pytest.mark.parametrize("n_tokens", [511, 512, 513, 520, 1025, 2049])
+def test_a_short_rest_is_not_computed_in_half_precision(qwen3, n_tokens):
+    """A text a little longer than a micro-batch is as exact as one that fills it: slices are of like size."""
+    from qgguf.native.context import NativeContext, Strategy
+    from qgguf.spec import Pooling
+
+    ids = np.array((qwen3.token_ids("word é 한 " * 420) * 2)[:n_tokens], np.int32)
+    found = []
+    for strategy in (Strategy.LAST_ROWS, Strategy.TWO_CALLS):  # the second without fused attention
+        context = NativeContext(qwen3._model, cells=4096, threads=2, pooling=Pooling.LAST, strategy=strategy)
+        found.append(context.vectors([ids]))
+        context.close()
+
+    assert 1 - cosines(*found)[0] < 4e-6

@@ -2,7 +2,7 @@
 
 import ctypes
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qgguf.errors import NativeError
 from qgguf.native import binding
 from qgguf.native.model import NativeModel
-from qgguf.spec import ModelSpec, Pooling
+from qgguf.spec import Pooling
 
 Ids = NDArray[np.int32]
 Vectors = NDArray[np.float32]
@@ -21,7 +21,9 @@ MAX_TEXTS = 64
 """Texts in one batch. llama.cpp keeps a row of logits for each, 0.6 MB at 151,669 tokens of vocabulary."""
 
 MICRO_BATCH = 512
-BATCH_TOKENS = 2048
+"""Tokens that llama.cpp sees at once, where a text may be split."""
+
+_FLASH_ATTENTION_OFF = 0
 
 # What llama_decode and llama_encode return, and what it means for us.
 DECODE_CODES = {
@@ -33,21 +35,19 @@ DECODE_CODES = {
 }
 
 
-class ComputePath(Enum):
+class Strategy(Enum):
     """How vectors are taken out of llama.cpp.
 
     LAST_ROWS  the last token's row of the final norm, read by a callback that then stops the graph: the vocabulary
                projection never runs. Causal models with last-token pooling.
-    POOLED     llama.cpp's own pooling, all tokens as outputs. Every model; the oracle of the other.
+    TWO_CALLS  all tokens but each text's last without outputs, then the last ones with llama.cpp's pooling: one more
+               pass over the weights. The same models, where the callback finds no final norm.
+    PLAIN      llama.cpp's pooling, all tokens as outputs. Every model, and the oracle of the others.
     """
 
-    LAST_ROWS = "last rows"
-    POOLED = "pooled by llama.cpp"
-
-    @staticmethod
-    def best_for(spec: ModelSpec, pooling: Pooling) -> "ComputePath":
-        """The cheapest path that gives the model's vectors."""
-        return ComputePath.LAST_ROWS if spec.causal and pooling is Pooling.LAST else ComputePath.POOLED
+    LAST_ROWS = "last_rows"
+    TWO_CALLS = "two_calls"
+    PLAIN = "plain"
 
 
 class NativeContext:
@@ -56,30 +56,33 @@ class NativeContext:
     cells      tokens in one batch, all texts together; one text may take them all
     threads    CPU threads
     pooling    how a text's vector is made
-    path       how it is read
+    strategy   how it is read
     """
 
-    def __init__(self, model: NativeModel, *, cells: int, threads: int, pooling: Pooling, path: ComputePath) -> None:
+    def __init__(self, model: NativeModel, *, cells: int, threads: int, pooling: Pooling, strategy: Strategy) -> None:
         llama = binding.llama()
-        self.model, self.pooling, self.path, self.cells = model, pooling, path, cells
-        one_pass = path is ComputePath.POOLED and not (model.spec.causal and pooling is Pooling.LAST)
+        self.model, self.pooling, self.strategy, self.cells = model, pooling, strategy, cells
+        # Pooling over all of a text's tokens happens within one pass.
+        one_pass = not (model.spec.causal and pooling is Pooling.LAST)
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = cells
-        parameters.n_batch = (
-            cells if one_pass else min(cells, BATCH_TOKENS if path is ComputePath.LAST_ROWS else MICRO_BATCH)
-        )
-        parameters.n_ubatch = parameters.n_batch if one_pass else min(parameters.n_batch, MICRO_BATCH)
+        parameters.n_batch = parameters.n_ubatch = cells if one_pass else min(cells, MICRO_BATCH)
         parameters.n_seq_max = MAX_TEXTS
         parameters.kv_unified = True
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.no_perf = True
         parameters.pooling_type = int(pooling)
-        parameters.embeddings = path is ComputePath.POOLED
+        parameters.embeddings = strategy is Strategy.PLAIN
         parameters.offload_kqv = parameters.op_offload = model.device != "cpu"
-        if path is ComputePath.LAST_ROWS:
+        if strategy is not Strategy.PLAIN:
             parameters.n_outputs_max = MAX_TEXTS
+        if strategy is Strategy.LAST_ROWS:
             self._rows = _RowReader(model.spec.dims)
             parameters.cb_eval = self._rows.callback
+        if strategy is Strategy.TWO_CALLS and model.device == "cpu":
+            # llama.cpp's fused attention on a CPU sums in half precision when it sees fewer than 64 tokens at once; the
+            # plain one does not (a text of 2,800 like words: cosine 0.9937 with the fused one, 1.0000 without).
+            parameters.flash_attn_type = _FLASH_ATTENTION_OFF
         self.batch_tokens: int = parameters.n_batch
         binding.last_complaint()
         self._handle: int | None = llama.llama_init_from_model(model.handle, parameters)
@@ -111,11 +114,10 @@ class NativeContext:
         batch = _Batch(texts, lengths)
         out = np.empty((len(texts), self.model.spec.dims), np.float32)
         try:
-            for start in range(0, batch.n_tokens, self.batch_tokens):
-                stop = min(start + self.batch_tokens, batch.n_tokens)
-                ended = np.flatnonzero((batch.ends >= start) & (batch.ends < stop))
-                self._compute(batch, start, stop)
-                out[ended] = self._rows.take(len(ended)) if self.path is ComputePath.LAST_ROWS else self._pooled(ended)
+            if self.strategy is Strategy.TWO_CALLS:
+                self._two_calls(batch, out)
+            else:
+                self._one_call(batch, out)
         finally:
             self._forget(data=False)
         if not np.isfinite(out).all():
@@ -127,7 +129,35 @@ class NativeContext:
         if self._memory:
             binding.llama().llama_memory_clear(self._memory, data)
 
+    def _one_call(self, batch: "_Batch", out: Vectors) -> None:
+        for start, stop in self._slices(batch.n_tokens):
+            ended = np.flatnonzero((batch.ends >= start) & (batch.ends < stop))
+            self._compute(batch, start, stop)
+            out[ended] = self._rows.take(len(ended)) if self.strategy is Strategy.LAST_ROWS else self._pooled(ended)
+
+    def _two_calls(self, batch: "_Batch", out: Vectors) -> None:
+        before, last = batch.split_off_last()
+        for start, stop in self._slices(before.n_tokens):
+            self._compute(before, start, stop)
+        llama = binding.llama()
+        llama.llama_set_embeddings(self._handle, True)
+        try:
+            self._compute(last, 0, last.n_tokens)
+            out[:] = self._pooled(np.arange(len(out)))
+        finally:
+            llama.llama_set_embeddings(self._handle, False)
+
+    def _slices(self, n_tokens: int) -> Iterator[tuple[int, int]]:
+        """Cut a batch into the fewest slices that llama.cpp takes, of like size.
+
+        A rest of fewer than 64 tokens would be computed in half precision, see TWO_CALLS above.
+        """
+        n_slices = -(-n_tokens // self.batch_tokens)
+        for number in range(n_slices):
+            yield n_tokens * number // n_slices, n_tokens * (number + 1) // n_slices
+
     def _compute(self, batch: "_Batch", start: int, stop: int) -> None:
+        """Let llama.cpp see tokens start to stop of a batch, at most `batch_tokens`."""
         llama = binding.llama()
         binding.last_complaint()
         call = llama.llama_decode if self._memory else llama.llama_encode
@@ -150,20 +180,39 @@ class NativeContext:
 
 
 class _Batch:
-    """Arrays of a batch as llama.cpp reads them, filled without a Python step per token."""
+    """Arrays of a batch as llama.cpp reads them, filled without a Python step per token.
+
+    ends     place of each text's last token
+    outputs  whether a token's result is wanted
+    """
 
     def __init__(self, texts: Sequence[Ids], lengths: NDArray[np.int32]) -> None:
-        ends = np.cumsum(lengths, dtype=np.int64)
-        self.n_tokens = int(ends[-1])
-        self.ends = ends - 1
-        self.tokens = np.concatenate(texts).astype(np.int32, copy=False)
-        starts = np.repeat(ends - lengths, lengths)
-        self.positions = (np.arange(self.n_tokens) - starts).astype(np.int32)
-        self.sequences = np.repeat(np.arange(len(texts), dtype=np.int32), lengths)
-        self.sequence_pointers = self.sequences.ctypes.data + 4 * np.arange(self.n_tokens, dtype=np.uintp)
+        stops = np.cumsum(lengths, dtype=np.int64)
+        self.ends = stops - 1
+        self._set(
+            np.concatenate(texts).astype(np.int32, copy=False),
+            (np.arange(stops[-1]) - np.repeat(stops - lengths, lengths)).astype(np.int32),
+            np.repeat(np.arange(len(texts), dtype=np.int32), lengths),
+        )
+        self.outputs[self.ends] = 1
+
+    def _set(self, tokens: Ids, positions: Ids, sequences: Ids) -> None:
+        self.n_tokens = len(tokens)
+        self.tokens, self.positions, self.sequences = tokens, positions, sequences
+        self.sequence_pointers = sequences.ctypes.data + 4 * np.arange(self.n_tokens, dtype=np.uintp)
         self.sequence_counts = np.ones(self.n_tokens, np.int32)
         self.outputs = np.zeros(self.n_tokens, np.int8)
-        self.outputs[self.ends] = 1
+
+    def split_off_last(self) -> tuple["_Batch", "_Batch"]:
+        """All tokens but each text's last, without outputs; the last ones, with."""
+        is_last = self.outputs == 1
+        parts = []
+        for chosen in (~is_last, is_last):
+            part = _Batch.__new__(_Batch)
+            part._set(self.tokens[chosen], self.positions[chosen], self.sequences[chosen])
+            parts.append(part)
+        parts[1].outputs[:] = 1
+        return parts[0], parts[1]
 
     def slice(self, start: int, stop: int) -> Any:
         """llama_batch over tokens start to stop. This object must outlive it."""
