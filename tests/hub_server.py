@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -33,7 +34,9 @@ class Hub:
     bytes_per_second    None: as fast as it goes
     status              answer every request with this
     lies                file name -> bytes that are sent instead, the checksum staying that of the true ones
+    sizes               file name -> size that the listing claims
     ignores_range       answer 200 with the whole file to a request for a part
+    storage             URL of another hub: files are answered with a redirect to it, as the real hub does
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -42,7 +45,9 @@ class Hub:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     lies: dict[str, bytes] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     ignores_range: bool = False
+    storage: str = ""
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
@@ -73,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, with_body: bool) -> None:
         hub = self.hub
         path = unquote(urlsplit(self.path).path)
+        if path == "/api/agent-harnesses":  # huggingface-hub 2 asks for this on its own account
+            return self._refuse(404, "")
         hub.requests.append(f"{self.command} {path}")
         hub.tokens.append(self.headers.get("Authorization", ""))
         if hub.status:
@@ -86,6 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if name not in repo.files:
             return self._refuse(404, "EntryNotFound")
+        if hub.storage:
+            return self._send(302, b"", {"Location": hub.storage + self.path})
         return self._file(repo, name, with_body)
 
     def _repo(self, repo_name: str, revision: str) -> Repo | None:
@@ -110,7 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, data in repo.files.items():
             sibling: dict[str, object] = {"rfilename": name, "size": len(data), "blobId": _git_sha1(data)}
             if len(data) >= repo.lfs_from_bytes:
-                sibling["lfs"] = {"sha256": _sha256(data), "size": len(data), "pointerSize": 130}
+                size = self.hub.sizes.get(name, len(data))
+                sibling["lfs"] = {"sha256": _sha256(data), "size": size, "pointerSize": 130}
             siblings.append(sibling)
         info = {"id": repo_name, "modelId": repo_name, "sha": repo.commit, "siblings": siblings, "tags": []}
         self._send(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
@@ -190,3 +200,12 @@ def serve(**repos: Repo) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def silence() -> Iterator[str]:
+    """The URL of a server that takes connections and never answers, as behind a firewall that drops packets."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(50)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"

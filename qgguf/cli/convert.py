@@ -43,7 +43,7 @@ def convert(
     from qgguf.cli.models import readable
     from qgguf.cli.progress import bar
 
-    with bar(f"Fetching {checkpoint}", unit="B") as show_fetch, bar("Converting", unit="B") as show:
+    with bar(f"Fetching {checkpoint}") as show_fetch, bar("Converting") as show:
         path = convert_checkpoint(
             checkpoint,
             out,

@@ -30,5 +30,5 @@ def find_model(name: str | None) -> Path:
     name = name or os.environ.get("QGGUF_MODEL")
     if not name:
         return hub.default_model()
-    with bar(f"Fetching {name}", unit="B") as show:
+    with bar(f"Fetching {name}") as show:
         return hub.resolve(name, on_progress=show)

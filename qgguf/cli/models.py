@@ -21,7 +21,7 @@ def pull(name: str) -> None:
     from qgguf import hub
     from qgguf.cli.progress import bar
 
-    with bar(f"Fetching {name}", unit="B") as show:
+    with bar(f"Fetching {name}") as show:
         path = hub.resolve(name, refresh=True, on_progress=show)
     click.echo(f"{name} is here, {readable(path.stat().st_size)}, checked: {path}")
 

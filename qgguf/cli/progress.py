@@ -6,28 +6,23 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def bar(what: str, *, unit: str, seconds: float = 1.0) -> Iterator[Callable[[int, int], None]]:
-    """A function that takes (done, in all); 0 in all is "unknown".
-
-    what     the words before the bar
-    unit     "B" for bytes, else what is counted
-    seconds  work shorter than this shows no bar
-    """
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that takes bytes done and bytes in all (0: unknown), and draws them behind the words `what`."""
     from tqdm import tqdm
 
     with tqdm(
         desc=what,
-        unit=unit if unit == "B" else f" {unit}",
-        unit_scale=unit == "B",
+        unit="B",
+        unit_scale=True,
         file=sys.stderr,
         disable=not sys.stderr.isatty(),
-        delay=seconds,
+        delay=1,
         leave=False,
         dynamic_ncols=True,
     ) as line:
 
-        def show(done: int, total: int) -> None:
-            line.total = total or None
-            line.update(done - line.n)
+        def show(done_bytes: int, total_bytes: int) -> None:
+            line.total = total_bytes or None
+            line.update(done_bytes - line.n)
 
         yield show

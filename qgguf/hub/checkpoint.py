@@ -8,6 +8,7 @@ from qgguf.hub.complaints import explain_offline
 from qgguf.hub.download import Progress, fetch
 from qgguf.hub.layout import cache_folder, remember_revision, repo_folder
 from qgguf.hub.repository import list_files
+from qgguf.hub.settings import hub_settings
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -27,12 +28,10 @@ def fetch_checkpoint(
     on_progress  called with bytes done and bytes in all, over all files
     raises       ModelNotFoundError, ChecksumError
     """
-    from huggingface_hub import constants
-
     if not _REPO.fullmatch(repo_id):
         raise ModelNotFoundError(f"{repo_id} is neither a folder nor a repository (owner/name).")
     revision = revision or "main"
-    if constants.HF_HUB_OFFLINE:
+    if hub_settings().HF_HUB_OFFLINE:
         return _cached_checkpoint(repo_id, revision)
     commit, files = list_files(repo_id, revision)
     remember_revision(repo_id, revision, commit)
@@ -45,14 +44,15 @@ def fetch_checkpoint(
     total_bytes = sum(file.size_bytes or 0 for file in files)
     done_bytes = 0
     for file in files:
-        before = done_bytes
 
-        def on_file(file_bytes: int, _file_total: int, before: int = before) -> None:
+        def on_file(file_bytes: int, _file_total: int, before: int = done_bytes) -> None:
             if on_progress:
                 on_progress(before + file_bytes, total_bytes)
 
         fetch(file, on_file)
         done_bytes += file.size_bytes or 0
+        # A file that was here already says nothing itself.
+        on_file(0, 0, done_bytes)
     return repo_folder(repo_id) / "snapshots" / commit, commit
 
 

@@ -8,6 +8,7 @@ from threading import Thread
 from typing import TypeVar
 
 from qgguf.errors import ModelNotFoundError, QgError
+from qgguf.hub.settings import hub_settings
 
 _log = logging.getLogger("qgguf")
 _Result = TypeVar("_Result")
@@ -74,9 +75,7 @@ def clear_errors(wanted: str) -> Iterator[None]:
 
 def explain(error: BaseException, wanted: str) -> str:
     """One line: what happened to the request for `wanted`, and the next step."""
-    from huggingface_hub import constants
-
-    hub = constants.ENDPOINT
+    hub = hub_settings().ENDPOINT
     status = status_of(error)
     if status is not None:
         return _explain_status(status, error, wanted, hub)

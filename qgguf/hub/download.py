@@ -20,6 +20,7 @@ from qgguf.errors import ChecksumError, ModelNotFoundError
 from qgguf.hub.complaints import clear_errors, explain_offline, in_time, network_errors, status_of
 from qgguf.hub.layout import cache_folder, repo_folder, snapshot_path
 from qgguf.hub.repository import RepoFile
+from qgguf.hub.settings import hub_settings
 
 Progress = Callable[[int, int], None]
 
@@ -38,15 +39,14 @@ def fetch(file: RepoFile, on_progress: Progress | None = None) -> Path:
     on_progress  called with bytes done and bytes in all (0 where unknown)
     raises       ModelNotFoundError: no network, no such file, no room; ChecksumError: not the published bytes
     """
-    from huggingface_hub import constants
-
     path = snapshot_path(file.repo, file.commit, file.name)
     if path.exists():
         return path
     wanted = f"{file.repo}/{file.name}"
     folder = repo_folder(file.repo)
+    _need_checksum(file)
     blob = folder / "blobs" / file.checksum
-    if constants.HF_HUB_OFFLINE and not blob.exists():
+    if hub_settings().HF_HUB_OFFLINE and not blob.exists():
         raise ModelNotFoundError(explain_offline(wanted, cache_folder()))
     with clear_errors(wanted):
         lock = cache_folder() / ".locks" / folder.name / f"{file.checksum}.lock"
@@ -65,6 +65,7 @@ def check(file: RepoFile, path: Path, on_progress: Progress | None = None) -> No
 
     raises  ChecksumError, with both checksums
     """
+    _need_checksum(file)
     size_bytes = path.stat().st_size
     with path.open("rb") as stream:
         digest = _digest_of(stream, file, size_bytes, on_progress)
@@ -73,6 +74,14 @@ def check(file: RepoFile, path: Path, on_progress: Progress | None = None) -> No
         path.unlink()
         blob.unlink(missing_ok=True)
         raise ChecksumError(_wrong(file, digest))
+
+
+def _need_checksum(file: RepoFile) -> None:
+    if not file.checksum:
+        endpoint = hub_settings().ENDPOINT
+        raise ModelNotFoundError(
+            f"{file.repo}/{file.name}: {endpoint} gives no checksum, so it cannot be checked. Use another HF_ENDPOINT."
+        )
 
 
 def _download(file: RepoFile, blob: Path, on_progress: Progress | None) -> None:
@@ -192,7 +201,7 @@ def _open(file: RepoFile, start: int) -> Iterator[tuple[Any, Iterator[bytes]]]:
 
 def _ask(file: RepoFile, start: int) -> tuple[Any, str]:
     """An open answer as a context manager, and the name of its method that gives chunks."""
-    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub import hf_hub_url
 
     tools = _hub_tools()
     url = hf_hub_url(file.repo, file.name, revision=file.commit)
@@ -200,7 +209,7 @@ def _ask(file: RepoFile, start: int) -> tuple[Any, str]:
     headers = tools.build_hf_headers(library_name="qgguf") | {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    timeout = hub_settings().HF_HUB_DOWNLOAD_TIMEOUT
     session = tools.get_session()
     if callable(getattr(session, "stream", None)):  # httpx, from huggingface-hub 1 on
         request = session.build_request("GET", url, headers=headers, timeout=timeout)

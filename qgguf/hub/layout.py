@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from qgguf.hub.complaints import clear_errors
+from qgguf.hub.settings import hub_settings
 
 
 def cache_folder() -> Path:
     """The hub cache: $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
+    return Path(hub_settings().HF_HUB_CACHE)
 
 
 def repo_folder(repo: str) -> Path:

@@ -11,6 +11,7 @@ from qgguf.hub.complaints import explain_offline
 from qgguf.hub.download import Progress, check, fetch
 from qgguf.hub.layout import cache_folder, remember_revision, repo_folder
 from qgguf.hub.repository import RepoFile, list_files
+from qgguf.hub.settings import hub_settings
 
 _REPO_QUANT = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<quant>[\w.-]+))?", re.ASCII)
 _REPO_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>.+\.gguf)", re.ASCII | re.IGNORECASE)
@@ -114,10 +115,8 @@ def _pinned(model: PublishedModel, quant: str) -> RepoFile:
 def _from_repo(
     repo: str, quant: str | None, file_name: str | None, download: bool, refresh: bool, on_progress: Progress | None
 ) -> Path:
-    from huggingface_hub import constants
-
     wanted = f"{repo}/{file_name}" if file_name else f"{repo}:{quant}" if quant else repo
-    if not refresh or constants.HF_HUB_OFFLINE:
+    if not refresh or hub_settings().HF_HUB_OFFLINE:
         path = _cached(repo, quant, file_name)
         if path:
             return path
@@ -175,9 +174,7 @@ def _cached(repo: str, quant: str | None, file_name: str | None) -> Path | None:
 
 
 def _refuse_fetching(wanted: str, download: bool) -> None:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
+    if hub_settings().HF_HUB_OFFLINE:
         raise ModelNotFoundError(explain_offline(wanted, cache_folder()))
     if not download:
         raise ModelNotFoundError(f"{wanted} is not on this machine. Fetch it: qgguf pull {wanted}")

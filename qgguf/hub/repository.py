@@ -2,19 +2,22 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from typing import Any
 
 from qgguf.errors import ModelNotFoundError
 from qgguf.hub.complaints import clear_errors, in_time
+from qgguf.hub.settings import hub_settings
 
-_HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CHECKSUM = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
     """One file of a repository at one commit.
 
-    checksum    SHA-256 (64 digits), or git's SHA-1 of a small file (40 digits); the file's name among the cache's blobs
+    checksum    SHA-256 (64 digits), or git's SHA-1 of a small file (40 digits): the file's name among the cache's
+                blobs; "" where the hub gives none
     size_bytes  None where the hub is not asked (a pinned file with a rounded size)
     """
 
@@ -25,36 +28,49 @@ class RepoFile:
     size_bytes: int | None
 
     def __post_init__(self) -> None:
-        # All three become parts of a path, and two of them come from a server.
-        parts = PurePosixPath(self.name).parts
-        clean = bool(parts) and not self.name.startswith("/") and not {"..", "."} & set(parts)
-        if not clean or "\\" in self.name or ":" in self.name or not re.fullmatch(r"[0-9a-f]{40}", self.commit):
-            raise ModelNotFoundError(f"{self.repo} lists a file {self.name!r} at {self.commit!r}: not a hub's answer.")
-        if not _HEX.fullmatch(self.checksum):
-            raise ModelNotFoundError(
-                f"{self.repo}/{self.name}: the hub gives no checksum ({self.checksum!r}). Check HF_ENDPOINT."
-            )
+        # All three become parts of a path, and come from a server.
+        if not (is_clean(self.name) and _COMMIT.fullmatch(self.commit) and _CHECKSUM.fullmatch(self.checksum)):
+            raise ModelNotFoundError(f"{self.repo} lists {self.name!r} at {self.commit!r}: not a hub's answer.")
+
+
+def is_clean(name: str) -> bool:
+    """True for a file name that stays within its folder on every system.
+
+    >>> is_clean("onnx/model.onnx"), is_clean("../model.onnx"), is_clean("C:model.onnx")
+    (True, False, False)
+    """
+    parts = name.split("/")
+    return not {"", ".", ".."} & set(parts) and not set(name) & set("\\:\0")
 
 
 def list_files(repo: str, revision: str) -> tuple[str, list[RepoFile]]:
-    """The commit of a revision, and its files.
+    """The commit of a revision, and its files; those whose names would leave the cache are left out.
 
     revision  branch, tag or commit
     raises    ModelNotFoundError: no such repository or revision, no network
     """
-    from huggingface_hub import HfApi, constants
-
     with clear_errors(repo):
-        info = in_time(
-            lambda: HfApi().model_info(
-                repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-            )
-        )
+        info = in_time(lambda: _model_info(repo, revision))
     commit = info.sha or ""
     files = []
     for sibling in info.siblings or []:
+        if not is_clean(sibling.rfilename):
+            continue
         lfs = sibling.lfs
         checksum = lfs.sha256 if lfs else sibling.blob_id
         size_bytes = lfs.size if lfs else sibling.size
         files.append(RepoFile(repo, commit, sibling.rfilename, checksum or "", size_bytes))
     return commit, files
+
+
+def _model_info(repo: str, revision: str) -> Any:
+    from huggingface_hub import HfApi
+
+    settings = hub_settings()
+    try:
+        return HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=settings.HF_HUB_ETAG_TIMEOUT)
+    except (KeyError, TypeError, AttributeError) as error:
+        # It was JSON, and no model's.
+        raise ModelNotFoundError(
+            f"{repo}: {settings.ENDPOINT} does not answer as a hub does. Check HF_ENDPOINT."
+        ) from error

@@ -1,0 +1,63 @@
+"""Fresh interpreters for the tests: the hub's settings are read from the environment once, and a CLI is a process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+_ASK = """
+import json, sys
+from qgguf import hub
+from qgguf.errors import QgError
+try:
+    answer = {"answer": {expression}}
+except QgError as error:
+    answer = {"error": type(error).__name__, "message": str(error)}
+print(json.dumps(answer, default=str))
+"""
+
+
+def environment(home: Path, **settings: str) -> dict[str, str]:
+    """This environment without the user's own models, tokens and caches; caches go under `home`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "QGGUF_", "TQDM_"))}
+    ours = {"HF_HOME": str(home), "PYTHONPATH": str(REPOSITORY), "NO_PROXY": "127.0.0.1", "PYTHONWARNINGS": "error"}
+    return kept | ours | settings
+
+
+def ask_hub(expression: str, home: Path, url: str, before: str = "", **settings: str) -> dict[str, Any]:
+    """`{"answer": ...}` or `{"error": class, "message": ...}` of an expression on `qgguf.hub`, in a fresh interpreter.
+
+    url     HF_ENDPOINT
+    before  statements to run first
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", before + _ASK.replace("{expression}", expression)],
+        env=environment(home, HF_ENDPOINT=url, **settings),
+        cwd=home,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer | {"stderr": done.stderr}
+
+
+def qgguf(
+    *arguments: str, home: Path, stdin: bytes | None = b"", cwd: Path | None = None, **settings: str
+) -> "subprocess.CompletedProcess[bytes]":
+    """One run of the command line; its output in bytes."""
+    return subprocess.run(
+        [sys.executable, "-m", "qgguf", *arguments],
+        env=environment(home, **settings),
+        cwd=cwd or home,
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+    )
