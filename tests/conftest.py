@@ -3,24 +3,31 @@
 import hashlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-
 from checkpoints import make_qwen3_checkpoint
 from fetch_minilm import fetch
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = REPOSITORY / ".cache"
 CONVERTER = [
     *sorted((REPOSITORY / "qgguf" / "convert").rglob("*.py")),
     REPOSITORY / "qgguf" / "native" / "quantize.py",
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
 def digest(*paths: Path) -> str:
@@ -50,11 +57,11 @@ def made_once(name: str, make: Callable[[Path], object]) -> Path:
     return target
 
 
-def converted(checkpoint: Path, quant: str, key: str = "") -> Path:
+def converted(checkpoint: Path, quant: str) -> Path:
     """The checkpoint's GGUF file of that type, made by our converter once per source of it."""
     from qgguf import convert_checkpoint
 
-    name = f"{checkpoint.name.rpartition('-')[0] or checkpoint.name}.{quant}-{digest(*CONVERTER)}{key}.gguf"
+    name = f"{checkpoint.name}.{quant}-{digest(*CONVERTER)}.gguf"
     return made_once(name, lambda out: convert_checkpoint(checkpoint, out, quant=quant))
 
 
@@ -81,7 +88,7 @@ def minilm_q4(minilm_checkpoint: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def qwen3_checkpoint() -> Path:
-    """A small Qwen3 checkpoint with the real tokenizer (151669 tokens) and seeded weights: that of the golden vectors."""
+    """A small Qwen3 checkpoint with the real tokenizer (151669 tokens): that of the golden vectors."""
     return made_once(f"qwen3-golden-{digest(Path(__file__).parent / 'checkpoints.py')}", make_qwen3_checkpoint)
 
 
