@@ -1,0 +1,50 @@
+"""What each quantisation costs: the real MiniLM in every type against sentence-transformers in float32.
+
+Prints the table of models/README.md. The reference vectors and the 300 sentences are those of tests/golden.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from fetch_minilm import fetch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from texts import ENGLISH
+
+from qgguf import Embedder, convert_checkpoint
+
+TYPES = ["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_NL", "IQ4_XS"]
+NEIGHBOURS = 10
+
+
+def neighbours(vectors: np.ndarray) -> np.ndarray:
+    """The nearest ten of each sentence, itself left out: (n, 10)."""
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -2)
+    return np.argsort(-cosines, axis=1)[:, :NEIGHBOURS]
+
+
+def main() -> None:
+    checkpoint = fetch(ROOT / ".cache")
+    with np.load(ROOT / "tests" / "golden" / "minilm.npz") as arrays:
+        reference = arrays["english"]
+    nearest = neighbours(reference)
+    print("| type | bytes | mean cosine | least cosine | top-10 overlap |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for quant in TYPES:
+            path = convert_checkpoint(checkpoint, Path(folder) / f"{quant}.gguf", quant=quant)
+            with Embedder(path) as model:
+                vectors = model.encode(ENGLISH)
+            cosines = (vectors * reference).sum(axis=1)
+            shared = [len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(nearest, neighbours(vectors), strict=True)]
+            size = path.stat().st_size
+            print(f"| {quant} | {size:,} | {cosines.mean():.5f} | {cosines.min():.5f} | {np.mean(shared):.3f} |")
+
+
+if __name__ == "__main__":
+    main()
