@@ -1,0 +1,82 @@
+"""The end of scripts/demo: a real checkpoint to GGUF, and texts to a ranked table."""
+
+import sys
+import time
+from pathlib import Path
+
+from fetch_minilm import fetch
+
+from qgguf import Embedder, convert_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+QUANTS = ("Q8_0", "Q4_K_M")
+BAR = 24
+
+DOCUMENTS = [
+    "Bread keeps longest in a cloth bag at room temperature; the refrigerator makes it stale.",
+    "To connect to PostgreSQL from Python, pass the host, user and password to psycopg.connect().",
+    "The night train from Vienna reaches Venice at a quarter past eight in the morning.",
+    "Vaccines train the immune system to recognise a virus before it meets the real one.",
+    "Gustave Eiffel's company built the tower in Paris for the world's fair of 1889.",
+    "Tomatoes need six hours of sun a day, and water at the roots, not on the leaves.",
+]
+QUESTIONS = [
+    "how do I log in to my database from a script?",
+    "why did my loaf go hard so quickly?",
+    "When will I arrive in Italy?",
+    "¿Quién construyó la torre Eiffel en París?",
+    "Comment fonctionne un vaccin contre un virus ?",
+]
+
+
+def say(text: str = "") -> None:
+    """One line to the person at the terminal."""
+    print(text, flush=True)
+
+
+def convert(checkpoint: Path, folder: Path) -> dict[str, Path]:
+    """One GGUF per type in `folder`, made anew each time: it takes less than a second."""
+    say(f"\nConverting {checkpoint.name} ({(checkpoint / 'model.safetensors').stat().st_size / 1e6:.0f} MB of float32)")
+    made = {}
+    for quant in QUANTS:
+        started = time.perf_counter()
+        path = convert_checkpoint(checkpoint, folder, quant=quant, force=True)
+        seconds = time.perf_counter() - started
+        say(f"  {path.relative_to(REPOSITORY)!s:38}{path.stat().st_size / 1e6:5.1f} MB  {seconds:.2f} s")
+        made[quant] = path
+    return made
+
+
+def answer(path: Path) -> None:
+    """Rank the documents for every question, and show the nearest three."""
+    with Embedder(path) as model:
+        started = time.perf_counter()
+        scores = model.similarity(model.encode_query(QUESTIONS), model.encode_document(DOCUMENTS))
+        seconds = time.perf_counter() - started
+        say(f"\n{model!r}")
+        say(f"{len(QUESTIONS)} questions, {len(DOCUMENTS)} documents, {1000 * seconds:.0f} ms; the nearest three:")
+    for question, row in zip(QUESTIONS, scores, strict=True):
+        say(f"\n  {question}")
+        for rank, place in enumerate(row.argsort()[::-1][:3], 1):
+            bar = "█" * round(BAR * max(float(row[place]), 0))
+            say(f"    {rank}  {row[place]:5.2f}  {bar:<{BAR}}  {DOCUMENTS[place]}")
+
+
+def main() -> None:
+    """Fetch, convert, embed, and say what to type next."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
+    say("Fetching all-MiniLM-L6-v2 (91 MB, once), checked by its SHA-256")
+    models = REPOSITORY / "models"
+    models.mkdir(exist_ok=True)
+    made = convert(fetch(REPOSITORY / ".cache"), models)
+    answer(made["Q4_K_M"])
+    model = made["Q4_K_M"].relative_to(REPOSITORY)
+    say(f"\nThe model is {made['Q4_K_M']}\nNext, in {REPOSITORY}:")
+    say(f'  .venv/bin/qgguf embed "your own text" -m {model}')
+    say(f'  .venv/bin/qgguf similarity "a cat" "a kitten" "a tax form" -m {model}')
+    say("  .venv/bin/qgguf pull qwen3-embedding-0.6b      100 languages, 639 MB from huggingface.co")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Imports only go down, and llama_cpp has one door: the layout that the code's readers rely on."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "qgguf"
+
+# From the top. A module may import its own floor and those below.
+FLOORS = (
+    ("faces", ("__init__", "__main__", "cli")),
+    ("work", ("embedder", "tokenizer", "convert")),
+    ("door", ("native",)),
+    ("files", ("gguf_file", "gguf_header", "hub", "cores")),
+    ("pure", ("vectors", "batching", "memory", "prompts", "normalization", "wordpiece", "byte_bpe", "unicode_tables")),
+    ("words", ("errors", "spec")),
+)
+FLOOR_OF = {name: height for height, (_, names) in enumerate(reversed(FLOORS)) for name in names}
+DOOR = "qgguf/native/binding.py"
+# What a pure or a words module may import beside the standard library.
+PURE_PACKAGES = {"numpy"}
+VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """The dotted name inside qgguf: "native.binding", "__init__"."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path: Path, at_import: bool = False) -> list[str]:
+    """Dotted names that a file imports; with `at_import` only those that run when it is imported."""
+    found: list[str] = []
+
+    def visit(node: ast.AST) -> None:
+        if at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            return
+        if at_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.extend([f"{node.module}.{alias.name}" for alias in node.names])
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text("utf-8")))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_go_down(path: Path):
+    """A module imports nothing of a floor above its own, not even inside a function."""
+    here = FLOOR_OF[name_of(path).split(".")[0]]
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "qgguf":
+            there = parts[1] if parts[1] in FLOOR_OF else "__init__"
+            # The version is a word, though it is kept where packages keep it.
+            if name != "qgguf.__version__":
+                assert FLOOR_OF[there] <= here, f"{name_of(path)} imports {name}, which is above it"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_llama_cpp_has_one_door(path: Path):
+    """Only native/binding.py imports llama_cpp."""
+    names = [name for name in imports(path) if name.split(".")[0] == "llama_cpp"]
+    assert not names or path == PACKAGE.parent / DOOR
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_pure_floors_import_nothing_heavy(path: Path):
+    """Words and pure modules need the standard library and numpy alone, and no file of the system."""
+    if FLOOR_OF[name_of(path).split(".")[0]] <= FLOOR_OF["vectors"]:
+        outside = {name.split(".")[0] for name in imports(path)} - {"qgguf"}
+        assert not outside & {"llama_cpp", "gguf", "huggingface_hub", "click", "tqdm", "ctypes", "os", "pathlib"}
+        stdlib = set(__import__("sys").stdlib_module_names)
+        assert outside - stdlib <= PURE_PACKAGES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_floor_without_a_place(path: Path):
+    """Every module is on a floor, and none has a name that says nothing."""
+    parts = name_of(path).split(".")
+    assert parts[0] in FLOOR_OF, f"say in tests/test_floors.py on which floor {parts[0]} is"
+    assert not VAGUE & set(parts)
+
+
+@pytest.mark.parametrize("path", [*(PACKAGE / "cli").glob("*.py"), PACKAGE / "__init__.py"], ids=name_of)
+def test_faces_are_light(path: Path):
+    """What `import qgguf` and `qgguf --help` run imports no numpy, no native code and no hub at its top."""
+    heavy = {"numpy", "gguf", "huggingface_hub", "tqdm", "llama_cpp"}
+    assert not heavy & {name.split(".")[0] for name in imports(path, at_import=True)}
+
+
+def test_no_module_imports_itself_in_a_circle():
+    """The modules can be put in an order in which each imports only earlier ones."""
+    graph = {}
+    for path in SOURCES:
+        name = name_of(path).removesuffix(".__init__")
+        wanted = {other.removeprefix("qgguf.") for other in imports(path, at_import=True) if other.startswith("qgguf.")}
+        graph[name] = wanted
+    names = set(graph)
+    edges = {
+        name: {target for other in wanted for target in (other, other.rpartition(".")[0]) if target in names - {name}}
+        for name, wanted in graph.items()
+    }
+    while edges:
+        free = {name for name, wanted in edges.items() if not wanted & set(edges)}
+        assert free, f"a circle among {sorted(edges)}"
+        edges = {name: wanted for name, wanted in edges.items() if name not in free}
