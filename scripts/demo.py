@@ -42,7 +42,7 @@ def convert(checkpoint: Path, folder: Path) -> dict[str, Path]:
         started = time.perf_counter()
         path = convert_checkpoint(checkpoint, folder, quant=quant, force=True)
         seconds = time.perf_counter() - started
-        say(f"  {path.relative_to(REPOSITORY)!s:38}{path.stat().st_size / 1e6:5.1f} MB  {seconds:.2f} s")
+        say(f"  {path!s:38}{path.stat().st_size / 1e6:5.1f} MB  {seconds:.2f} s")
         made[quant] = path
     return made
 
@@ -67,12 +67,12 @@ def main() -> None:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8")
     say("Fetching all-MiniLM-L6-v2 (91 MB, once), checked by its SHA-256")
-    models = REPOSITORY / "models"
+    models = Path("models")
     models.mkdir(exist_ok=True)
     made = convert(fetch(REPOSITORY / ".cache"), models)
     answer(made["Q4_K_M"])
-    model = made["Q4_K_M"].relative_to(REPOSITORY)
-    say(f"\nThe model is {made['Q4_K_M']}\nNext, in {REPOSITORY}:")
+    model = made["Q4_K_M"]
+    say(f"\nThe model is {model.resolve()}\nNext, in {Path.cwd()}:")
     say(f'  .venv/bin/qgguf embed "your own text" -m {model}')
     say(f'  .venv/bin/qgguf similarity "a cat" "a kitten" "a tax form" -m {model}')
     say("  .venv/bin/qgguf pull qwen3-embedding-0.6b      100 languages, 639 MB from huggingface.co")

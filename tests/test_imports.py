@@ -1,0 +1,91 @@
+"""Fresh interpreters: what loading qgguf costs, and what it never loads."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HEAVY = ["numpy", "llama_cpp", "gguf", "huggingface_hub", "tqdm", "click"]
+
+
+def python(*arguments: str, path: Path | None = None) -> str:
+    """What a fresh interpreter prints; `path` comes first among its modules."""
+    folders = [str(folder) for folder in (path, REPOSITORY) if folder]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_takes_less_than_0_15_seconds():
+    """`import qgguf`: the median of seven."""
+    program = "import time; start = time.perf_counter(); import qgguf; print(time.perf_counter() - start)"
+    seconds = [float(python("-c", program)) for _ in range(7)]
+    assert statistics.median(seconds) < 0.15, seconds
+
+
+def test_help_takes_less_than_0_3_seconds():
+    """`qgguf --help`, the interpreter's start included: the best of seven, for a busy machine slows some runs."""
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        assert "embed" in python("-m", "qgguf", "--help")
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.3, seconds
+
+
+def test_import_loads_nothing_heavy():
+    """`import qgguf` loads neither llama_cpp nor numpy, nor anything from outside the standard library."""
+    program = f"import sys, json, qgguf; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    assert json.loads(python("-c", program)) == []
+
+
+def test_help_loads_nothing_heavy():
+    """`qgguf --help` loads click, and none of the others."""
+    program = (
+        "import sys, atexit, json\n"
+        f"atexit.register(lambda: print('loaded:', [name for name in {HEAVY} if name in sys.modules]))\n"
+        "sys.argv = ['qgguf', '--help']\n"
+        "from qgguf.__main__ import main; main()\n"
+    )
+    assert "loaded: ['click']" in python("-c", program)
+
+
+def test_torch_is_never_loaded(tmp_path: Path, minilm_checkpoint: Path):
+    """A conversion and a full encode load no torch and none of its company, though an empty one of each is there."""
+    company = ["torch", "transformers", "sentence_transformers", "safetensors", "tokenizers"]
+    for name in company:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("__version__ = '99'\n")
+    program = (
+        "import sys; from pathlib import Path; from qgguf import Embedder, convert_checkpoint\n"
+        f"path = convert_checkpoint({str(minilm_checkpoint)!r}, Path({str(tmp_path / 'm.gguf')!r}), quant='Q8_0')\n"
+        "with Embedder(path) as model:\n"
+        "    print(model.encode(['é', '한', '😉'], show_progress_bar=True).shape)\n"
+        "import qgguf.hub, qgguf.cli\n"
+        f"print([name for name in {company} if name in sys.modules])\n"
+    )
+    assert python("-c", program, path=tmp_path) == "(3, 384)\n[]\n"
+
+
+def test_public_names():
+    """`__all__` is what there is to import, and each name has a home."""
+    import qgguf
+
+    assert sorted(qgguf.__all__) == sorted(dir(qgguf))
+    for name in qgguf.__all__:
+        assert getattr(qgguf, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Embeder'"):
+        _ = qgguf.Embeder
