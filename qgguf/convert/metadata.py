@@ -1,20 +1,16 @@
 """All values of the GGUF: those llama.cpp's own converter writes, in its order, then qgguf's."""
 
-import logging
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
-
-import gguf
 
 from qgguf import __version__
 from qgguf.convert.architecture import Architecture, parameter_value, size
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.header import Entry
 from qgguf.convert.mixture import FILE_TYPE_IDS
+from qgguf.convert.model_card import general_entries
 from qgguf.convert.sentence_modules import SentenceModules
 from qgguf.convert.tokenizer import tokenizer_entries
-from qgguf.errors import CheckpointError
 from qgguf.prompts import QWEN3_INSTRUCTION_TEMPLATE
 from qgguf.spec import Pooling
 
@@ -22,7 +18,6 @@ _QUANTIZATION_VERSION = 2
 # Qwen3-Embedding and its fine-tunes fill their vocabulary exactly; the chat models pad theirs to 151936.
 _QWEN3_EMBEDDING_VOCABULARIES = (151669, 151665)
 _QWEN3_SMALLEST_DIMS = 32
-_log = logging.getLogger("qgguf")
 
 # generation_config.json -> general.sampling.*; an embedding has no use for them, the converter writes them even so
 _SAMPLING = (
@@ -52,7 +47,7 @@ def file_entries(
     config, name = checkpoint.config, architecture.name
     entries = [Entry.string("general.architecture", name), Entry.string("general.type", "model")]
     entries += _sampling(checkpoint)
-    entries += _general(checkpoint, n_params)
+    entries += general_entries(checkpoint, n_params)
     for parameter in architecture.parameters:
         key, value = f"{name}.{parameter.key}", parameter_value(config, parameter)
         entries.append(Entry.u32(key, int(value)) if parameter.kind is int else Entry.f32(key, value))
@@ -70,41 +65,6 @@ def checksum_entry(checksums: Iterable[tuple[str, str]]) -> Entry:
     checksums  (hex digest, file name)
     """
     return Entry.strings("qgguf.source.sha256", [f"{digest} {name}" for digest, name in checksums])
-
-
-def _general(checkpoint: Checkpoint, n_params: int) -> list[Entry]:
-    """Name, size, licence, parents: from the model card and the model's name, by llama.cpp's own rules."""
-    try:
-        card = gguf.Metadata.load_model_card(checkpoint.folder)
-        # The rules read the model's name from a path; a folder in the hub's cache is named by its commit.
-        about = gguf.Metadata.apply_metadata_heuristic(
-            gguf.Metadata(), card, checkpoint.config, Path(checkpoint.name), n_params
-        )
-        about.name = about.name or checkpoint.name
-        about.size_label = about.size_label or gguf.size_label(n_params, n_params, 0, 0)
-        writer = gguf.GGUFWriter(path=None, arch="")
-        about.set_gguf_meta_model(writer)
-    except Exception as error:  # the card is free text by strangers, and its parser stops at what it did not expect
-        _log.warning("The model card of %s cannot be used (%s): only the name is kept.", checkpoint.folder, error)
-        return [Entry.string("general.name", checkpoint.name)]
-    found = {key: value.value for key, value in writer.kv_data[0].items() if key != "general.architecture"}
-    return [entry for key, value in found.items() for entry in _entry_of(key, value)]
-
-
-def _entry_of(key: str, value: Any) -> list[Entry]:
-    """The entry of a free value, none where it is empty or of no use."""
-    try:
-        if type(value) is int and 0 <= value < 1 << 32:
-            return [Entry.u32(key, value)]
-        if isinstance(value, str):
-            return [Entry.string(key, value)] if value else []
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return [Entry.strings(key, value)] if value else []
-    except CheckpointError as error:
-        _log.warning("%s is left out: %s", key, error)
-        return []
-    _log.warning("%s is left out: the model card says %r, a text is needed.", key, value)
-    return []
 
 
 def _sampling(checkpoint: Checkpoint) -> list[Entry]:
