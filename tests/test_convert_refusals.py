@@ -1,0 +1,404 @@
+"""What cannot be converted rightly is refused in one line, and nothing is written."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bert_checkpoints import bert_tensors, make_bert_checkpoint
+from checkpoints import as_dtype, make_qwen3_checkpoint, write_safetensors
+
+from qgguf.convert.run import convert_checkpoint
+from qgguf.errors import CheckpointError, OptionError, OutputError, OutputExistsError, QgError
+
+SMALL = {"small_vocab": True, "layers": 2, "dims": 64, "heads": 2, "kv_heads": 1, "head_dim": 32, "ffn": 96}
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    return make_bert_checkpoint(tmp_path / "model", layers=1)
+
+
+@pytest.fixture
+def qwen3(tmp_path: Path) -> Path:
+    return make_qwen3_checkpoint(tmp_path / "model", **SMALL)
+
+
+def refused(checkpoint: Path, said: str, kind: type[QgError] = CheckpointError, **options: Any) -> None:
+    """The conversion fails with that message, in one line, and leaves the folder as it was."""
+    out = checkpoint.parent / "out.gguf"
+    with pytest.raises(kind, match=said) as caught:
+        convert_checkpoint(checkpoint, options.pop("out", out), **options)
+    assert "\n" not in str(caught.value)
+    assert not list(checkpoint.parent.glob("*.gguf*"))
+
+
+def edit(path: Path, change: Callable[[Any], Any]) -> None:
+    """Change a JSON file in place."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def edit_config(checkpoint: Path, **changes: Any) -> None:
+    edit(checkpoint / "config.json", lambda config: config.update(changes))
+
+
+def edit_weights(checkpoint: Path, change: Callable[[dict[str, np.ndarray]], None], dtype: str = "F32") -> None:
+    """Write BERT's weights anew, changed."""
+    tensors = bert_tensors(json.loads((checkpoint / "config.json").read_text()), 0, False)
+    change(tensors)
+    stored = {name: as_dtype(weights, dtype) for name, weights in tensors.items()}
+    write_safetensors(checkpoint / "model.safetensors", stored, dtype)
+
+
+# ---- the configuration
+
+
+@pytest.mark.parametrize(
+    "said", [["LlamaForCausalLM"], [], None, 7, [7], "Qwen3Model", ["BertForSequenceClassification"]]
+)
+def test_an_unknown_architecture(said: object, bert: Path):
+    """The message lists those that can be converted."""
+    edit_config(bert, architectures=said)
+    refused(bert, "cannot be converted.*Qwen3ForCausalLM.*BertModel")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "'linear'"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "'dynamic'"),
+        ({"rope_scaling": "yarn"}, "yarn"),
+        ({"use_sliding_window": True, "sliding_window": 4096}, "4096"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
+        ({"layer_types": 7}, "wrong kind"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"hidden_act": "gelu"}, "'gelu'"),
+        ({"is_causal": False}, "not causal"),
+        ({"use_bidirectional_attention": True}, "not causal"),
+        ({"num_key_value_heads": 0}, "wrong kind"),
+        ({"num_attention_heads": 3, "num_key_value_heads": 2}, "multiple"),
+        ({"num_attention_heads": "two"}, "wrong kind"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"num_hidden_layers": 3}, r"lacks 11 \(layers\.2\.input_layernorm\.weight"),
+        ({"num_hidden_layers": 1}, r"has 11 \(layers\.1\.input_layernorm\.weight.*unknown"),
+        ({"num_hidden_layers": 2_000_000_000}, "2000000000 layers"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers -1"),
+        ({"num_hidden_layers": True}, "num_hidden_layers True"),
+        ({"hidden_size": None}, "lacks hidden_size"),
+        ({"vocab_size": 1 << 40}, "vocab_size"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps 0"),
+        ({"rope_theta": "NaN"}, "rope_theta 'NaN'"),
+        ({"rope_theta": float("nan")}, "rope_theta nan"),
+    ],
+)
+def test_a_qwen3_configuration_that_would_give_other_vectors(change: dict, said: str, qwen3: Path):
+    """Each is named with its value."""
+    edit_config(qwen3, **change)
+    refused(qwen3, said)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_act": "relu"}, "'relu'"),
+        ({"position_embedding_type": "relative_key"}, "'relative_key'"),
+        ({"is_decoder": True}, "is_decoder"),
+        ({"embedding_size": 32}, "embedding_size"),
+        ({"num_attention_heads": 5}, "multiple"),
+        ({"hidden_size": 95, "num_attention_heads": 5}, r"makes it \[\d+, 95\]"),
+        ({"max_position_embeddings": 63}, r"as \[64, 96\], config.json makes it \[63, 96\]"),
+    ],
+)
+def test_a_bert_configuration_that_would_give_other_vectors(change: dict, said: str, bert: Path):
+    """Each is named with its value."""
+    edit_config(bert, **change)
+    refused(bert, said)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json"])
+def test_a_missing_file_is_named(name: str, bert: Path):
+    """The files that a conversion cannot do without."""
+    (bert / name).unlink()
+    refused(bert, f"has no {name}".replace(".", r"\."))
+
+
+# ---- the weights
+
+
+def test_a_missing_tensor(bert: Path):
+    """By its usual name."""
+    edit_weights(bert, lambda tensors: tensors.pop("encoder.layer.0.output.dense.bias"))
+    refused(bert, r"lacks 1 \(encoder\.layer\.0\.output\.dense\.bias\)")
+
+
+def test_an_unknown_tensor(bert: Path):
+    """An adapter's, or another architecture's."""
+    edit_weights(bert, lambda tensors: tensors.update({"lora_A.weight": np.zeros((2, 2), np.float32)}))
+    refused(bert, r"has 1 \(lora_A\.weight\) that are unknown")
+
+
+def test_a_tensor_under_two_names(bert: Path):
+    """With and without the prefix: which one counts cannot be known."""
+    name = "encoder.layer.0.output.dense.bias"
+    edit_weights(bert, lambda tensors: tensors.update({"bert." + name: tensors[name]}))
+    refused(bert, "twice")
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["encoder.layer.0.output.dense.weight", "encoder.layer.0.output.LayerNorm.bias"])
+def test_weights_that_are_not_finite(dtype: str, bad: float, name: str, bert: Path):
+    """The tensor is named; one number in the middle is enough, also where it would be copied as it is."""
+
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors[name].ravel()[tensors[name].size // 2] = bad
+
+    edit_weights(bert, change, dtype)
+    for quant in ("Q4_K_M", dtype):
+        refused(bert, f"NaN or infinity in '{name}'", quant=quant)
+
+
+def test_weights_too_large_for_the_type(bert: Path):
+    """100000 does not fit F16; the message says which type would do."""
+
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["encoder.layer.0.output.dense.weight"][3, 5] = 1e5
+
+    edit_weights(bert, change)
+    refused(bert, "too large.*BF16", quant="F16")
+    assert convert_checkpoint(bert, bert / "out.gguf", quant="BF16").exists()
+
+
+def test_weights_of_another_kind(bert: Path):
+    """Integers are somebody's quantisation."""
+    edit_weights(bert, lambda tensors: None)
+    raw = (bert / "model.safetensors").read_bytes()
+    (bert / "model.safetensors").write_bytes(raw.replace(b'"dtype":"F32"', b'"dtype":"I32"', 1))
+    refused(bert, "as I32. Give the original")
+
+
+def test_a_weight_file_cut_short(bert: Path):
+    """As after a broken download."""
+    os.truncate(bert / "model.safetensors", 100_000)
+    refused(bert, "cut short")
+
+
+# ---- the tokenizer
+
+
+TOKENIZER_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "pre-tokenizer": (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "pre_tokenizer is"),
+    "no pre-tokenizer": (lambda t: t.update(pre_tokenizer=None), "pre_tokenizer is"),
+    "normalizer": (lambda t: t.update(normalizer={"type": "NFKC"}), "normalizer is NFKC"),
+    "no normalizer": (lambda t: t.pop("normalizer"), "normalizer is absent"),
+    "no vocabulary": (lambda t: t["model"].pop("vocab"), "no vocabulary"),
+    "vocabulary of a list": (lambda t: t["model"].update(vocab=[["a", 0.1]]), "no vocabulary"),
+    "id too high": (lambda t: t["model"]["vocab"].update({"한": 99999}), "ids up to 99999.*vocab_size"),
+    "id below zero": (lambda t: t["model"]["vocab"].update({"xyz": -1}), "ids up to"),
+    "id of text": (lambda t: t["model"]["vocab"].update({"xyz": "a"}), "no number"),
+    "id used twice": (lambda t: t["model"]["vocab"].update({"xyz": 5}), "one id to two tokens"),
+    "added token unreadable": (lambda t: t["added_tokens"].append({"id": 3}), "added_tokens"),
+    "added token elsewhere": (lambda t: t["added_tokens"].append({"id": 9, "content": "xyz"}), "two ids"),
+    "model": (lambda t: t["model"].update(type="Unigram"), "'Unigram' tokenizer"),
+    "post-processor": (lambda t: t.update(post_processor={"type": "RobertaProcessing"}), "'RobertaProcessing'"),
+    "surrogate": (lambda t: t["model"]["vocab"].update({"\ud83d": t["model"]["vocab"].pop("!")}), "surrogate"),
+}
+
+
+@pytest.mark.parametrize("family", ["bert", "qwen3"])
+@pytest.mark.parametrize("change", TOKENIZER_CHANGES)
+def test_a_tokenizer_that_llama_cpp_does_not_have(family: str, change: str, request: pytest.FixtureRequest):
+    """Anything that bears on the tokens is known or refused, never guessed."""
+    checkpoint = request.getfixturevalue(family)
+    how, said = TOKENIZER_CHANGES[change]
+    edit(checkpoint / "tokenizer.json", how)
+    refused(checkpoint, said)
+
+
+def test_a_tokenizer_that_is_no_object(bert: Path):
+    """A list, where an object is needed."""
+    (bert / "tokenizer.json").write_text("[1]")
+    refused(bert, "no JSON object")
+
+
+def _template(*pieces: dict) -> Callable[[Any], Any]:
+    return lambda t: t.update(post_processor={"type": "TemplateProcessing", "single": list(pieces), "pair": []})
+
+
+TEXT, CLS, SEP = {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "[CLS]"}}, {"SpecialToken": {"id": "[SEP]"}}
+
+BERT_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "continuation": (lambda t: t["model"].update(continuing_subword_prefix="@@"), "'@@'"),
+    "Chinese letters": (lambda t: t["normalizer"].update(handle_chinese_chars=False), "handle_chinese_chars"),
+    "control letters": (lambda t: t["normalizer"].update(clean_text=False), "clean_text"),
+    "no tokens around": (lambda t: t.update(post_processor=None), "no token before or after"),
+    "nothing before": (_template(TEXT, SEP), "no token before or after"),
+    "two before": (_template(CLS, CLS, TEXT, SEP), "around a text"),
+    "two after": (_template(TEXT, SEP, SEP), "around a text"),
+    "text twice": (_template(TEXT, SEP, TEXT), "around a text"),
+    "piece unreadable": (_template(TEXT, {"X": 1}), "cannot be read"),
+    "token not in the vocabulary": (_template({"SpecialToken": {"id": "<s>"}}, TEXT, SEP), "'<s>'"),
+    "unknown token": (lambda t: t["model"].update(unk_token="<unk>"), "'<unk>'"),
+    "twins": (lambda t: t["model"]["vocab"].update({"##▁a": t["model"]["vocab"].pop("map")}), "two tokens '▁a'"),
+}
+
+
+@pytest.mark.parametrize("change", BERT_CHANGES)
+def test_a_wordpiece_that_llama_cpp_does_not_have(change: str, bert: Path):
+    """Its own ways of cutting, of wrapping a text, and of storing words."""
+    how, said = BERT_CHANGES[change]
+    edit(bert / "tokenizer.json", how)
+    refused(bert, said)
+
+
+QWEN3_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "pattern": (lambda t: t["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\p{N}{1,3}"), "splits by"),
+    "behaviour": (lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"), "splits by"),
+    "inverted": (lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(invert=True), "splits by"),
+    "prefix space": (lambda t: t["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True), "prefix space"),
+    "split twice": (lambda t: t["pre_tokenizer"]["pretokenizers"][1].update(use_regex=True), "splits again"),
+    "byte fallback": (lambda t: t["model"].update(byte_fallback=True), "byte_fallback"),
+    "ignore merges": (lambda t: t["model"].update(ignore_merges=True), "ignore_merges"),
+    "merge of three": (lambda t: t["model"]["merges"].append("a b c"), "'a b c'"),
+    "merge of a number": (lambda t: t["model"]["merges"].append(3), "merge"),
+}
+
+
+@pytest.mark.parametrize("change", QWEN3_CHANGES)
+def test_a_bpe_that_llama_cpp_does_not_have(change: str, qwen3: Path):
+    """Its own ways of cutting and merging."""
+    how, said = QWEN3_CHANGES[change]
+    edit(qwen3 / "tokenizer.json", how)
+    refused(qwen3, said)
+
+
+# ---- the sentence-transformers files
+
+
+def test_no_pooling_declared(bert: Path):
+    """The message says how to declare it."""
+    (bert / "modules.json").unlink()
+    refused(bert, "declares no pooling.*--pooling")
+
+
+@pytest.mark.parametrize(
+    ("modules", "said"),
+    [
+        ([{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}], "Dense module"),
+        ([{"type": "sentence_transformers.models.WordEmbeddings", "path": ""}], "WordEmbeddings module"),
+        ([{"type": "sentence_transformers.models.Transformer", "path": "0_Transformer"}], "0_Transformer"),
+        ([{"type": "sentence_transformers.models.Transformer", "path": ""}], "declares no pooling"),
+        ([{"type": "x.Pooling", "path": "../../secret"}], "points out of its folder"),
+        ([{"type": "x.Pooling", "path": "/etc"}], "points out of its folder"),
+        ([{"type": 7}], "cannot be read"),
+        ({"a": 1}, "cannot be read"),
+        ([], "declares no pooling"),
+    ],
+)
+def test_modules_that_a_gguf_cannot_express(modules: object, said: str, bert: Path):
+    """A Dense layer, an unknown module, none at all, a path that leaves the folder."""
+    (bert / "modules.json").write_text(json.dumps(modules))
+    refused(bert, said)
+
+
+def test_a_dense_module_is_refused_whatever_the_user_says(bert: Path):
+    """--pooling is no way around it."""
+    edit(bert / "modules.json", lambda modules: modules.append({"type": "x.Dense", "path": "3_Dense"}))
+    refused(bert, "Dense module", pooling="mean")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "mean, cls"),
+        ({"pooling_mode_max_tokens": True}, "max_tokens"),
+        ({"pooling_mode": "weightedmean"}, "weightedmean"),
+        ({"pooling_mode": ["mean", "cls"]}, "mean, cls"),
+        ({}, "pooling none"),
+        ({"pooling_mode": "lasttoken"}, "last does not go with"),
+        ({"pooling_mode": "mean", "include_prompt": False}, "include_prompt"),
+    ],
+)
+def test_poolings_that_llama_cpp_cannot_do(config: dict, said: str, bert: Path):
+    """Two at once, others than mean, cls and last, one that does not suit the architecture."""
+    (bert / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    refused(bert, said)
+
+
+def test_a_first_token_pooling_is_the_same_without_the_prompt(tmp_path: Path):
+    """include_prompt false changes a mean only."""
+    bert = make_bert_checkpoint(tmp_path / "model", pooling="cls")
+    edit(bert / "1_Pooling" / "config.json", lambda config: config.update(include_prompt=False))
+    assert convert_checkpoint(bert, tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("config_sentence_transformers.json", {"prompts": ["a"]}, "prompts"),
+        ("config_sentence_transformers.json", {"prompts": {"query": 7}}, "prompts"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "default_prompt_name"),
+        ("sentence_bert_config.json", {"max_seq_length": "128"}, "max_seq_length"),
+        ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length"),
+    ],
+)
+def test_settings_that_cannot_be_used(name: str, value: dict, said: str, bert: Path):
+    """A wrong value is told, not passed over."""
+    (bert / name).write_text(json.dumps(value))
+    refused(bert, said)
+
+
+def test_lower_casing_that_the_tokenizer_does_not_do(bert: Path):
+    """do_lower_case with a cased tokenizer."""
+    edit(bert / "tokenizer.json", lambda tokenizer: tokenizer["normalizer"].update(lowercase=False))
+    (bert / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    refused(bert, "do_lower_case")
+
+
+# ---- the options and the output
+
+
+def test_options_that_make_no_sense(bert: Path):
+    """Each with what would."""
+    refused(bert, "Choose one of: F32", OptionError, quant="Q9")
+    refused(bert, "Choose one of: F32", OptionError, token_embedding_type="Q9")
+    refused(bert, "rows of 96.*multiple of 256", OptionError, token_embedding_type="Q4_K")
+    refused(bert, "mean, cls, last", OptionError, pooling="max")
+    for threads in (0, -1, 2.0, True, 1 << 40):
+        refused(bert, "from 1 to 1024", OptionError, threads=threads)
+
+
+def test_an_output_folder_that_is_not_there(bert: Path):
+    """It is not made: a slip of the pen would leave folders about."""
+    refused(bert, "There is no folder", OutputError, out=bert.parent / "none" / "out.gguf")
+    assert not (bert.parent / "none").exists()
+
+
+def test_an_output_that_is_there_is_kept(bert: Path):
+    """Until it is forced; then it is replaced."""
+    out = bert / "out.gguf"
+    out.write_bytes("é 한 😉".encode())
+    refused(bert, "there already.*--force", OutputExistsError, out=out)
+    assert out.read_bytes() == "é 한 😉".encode()
+    assert convert_checkpoint(bert, out, force=True).read_bytes()[:4] == b"GGUF"
+
+
+def test_the_weights_are_never_the_output(bert: Path):
+    """Not even by force."""
+    before = (bert / "model.safetensors").read_bytes()
+    refused(bert, "one of the weight files", OutputError, out=bert / "model.safetensors", force=True)
+    assert (bert / "model.safetensors").read_bytes() == before
+
+
+def test_a_disk_without_room_is_seen_before_anything_is_written(bert: Path, monkeypatch: pytest.MonkeyPatch):
+    """Both numbers are told."""
+    usage = shutil.disk_usage(bert)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    refused(bert, r"has 0\.00 GB free, the file needs 0\.00 GB", OutputError)
