@@ -1,0 +1,179 @@
+"""OUT is there whole or not at all: full disks, Ctrl-C, a killed process, a failing reader of progress."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bert_checkpoints import make_bert_checkpoint
+from checkpoints import make_qwen3_checkpoint
+
+from qgguf.convert import run
+from qgguf.convert.run import convert_checkpoint
+from qgguf.errors import CheckpointError, OutputError
+from qgguf.gguf_file import read_spec
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Says "started" once the first piece is done; IQ4_XS is slow enough to be met in the middle.
+CONVERT = """
+import sys
+from qgguf import convert_checkpoint
+from qgguf.errors import QgError
+def show(done, total):
+    if 0 < done < total:
+        print("started", flush=True)
+try:
+    convert_checkpoint(sys.argv[1], sys.argv[2], quant="IQ4_XS", threads=1, on_progress=show)
+except QgError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.fixture(scope="module")
+def slow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes about three seconds as IQ4_XS on one thread."""
+    folder = tmp_path_factory.mktemp("slow") / "model"
+    return make_qwen3_checkpoint(folder, small_vocab=True, layers=6, dims=512, ffn=1536, heads=8)
+
+
+def start(checkpoint: Path, out: Path, **options: object) -> subprocess.Popen:
+    command = [sys.executable, "-c", CONVERT, str(checkpoint), str(out)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, **pipes, **options)
+
+
+@POSIX
+def test_ctrl_c_leaves_nothing(slow_checkpoint: Path, tmp_path: Path):
+    """A real SIGINT in the middle: the process ends soon, with neither OUT nor its part."""
+    with start(slow_checkpoint, tmp_path / "out.gguf") as process:
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        interrupted = time.monotonic()
+        _, said = process.communicate(timeout=30)
+    assert process.returncode != 0 and "KeyboardInterrupt" in said
+    assert time.monotonic() - interrupted < 10
+    assert list(tmp_path.iterdir()) == []
+
+
+@POSIX
+def test_a_killed_process_leaves_no_out(slow_checkpoint: Path, tmp_path: Path):
+    """Nobody cleans up after SIGKILL: the part stays, OUT is not there, and the next run is not disturbed."""
+    out = tmp_path / "out.gguf"
+    with start(slow_checkpoint, out) as process:
+        assert process.stdout.readline() == "started\n"
+        process.kill()
+        process.communicate(timeout=30)
+    assert [file.name for file in tmp_path.iterdir()] == ["out.gguf.part"]
+    assert read_spec(convert_checkpoint(slow_checkpoint, out, quant="Q4_0")).quantization == "Q4_0"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@POSIX
+def test_a_disk_that_fills_leaves_nothing(slow_checkpoint: Path, tmp_path: Path):
+    """A file size limit stands in for a full disk: one line, no OUT and no part."""
+
+    def limit() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+    with start(slow_checkpoint, tmp_path / "out.gguf", preexec_fn=limit) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.startswith("Cannot write") and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The same inside one process, in a worker: the reason is told, and an OUT that was there stays as it was."""
+    from qgguf.convert import streaming
+
+    checkpoint, out = make_bert_checkpoint(tmp_path / "model"), tmp_path / "out.gguf"
+    out.write_bytes(b"old")
+
+    def full(*_: object) -> None:
+        raise OutputError("Cannot write: No space left on device.")
+
+    monkeypatch.setattr(streaming._Pass, "_write", full)
+    with pytest.raises(OutputError, match="No space left"):
+        convert_checkpoint(checkpoint, out, force=True)
+    assert out.read_bytes() == b"old" and not out.with_name("out.gguf.part").exists()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("from the progress bar"), KeyboardInterrupt()])
+def test_an_error_of_the_callers_progress_leaves_nothing(error: BaseException, tmp_path: Path):
+    """on_progress runs in the caller's thread; what it raises comes out, after the threads have ended."""
+    checkpoint = make_bert_checkpoint(tmp_path / "model")
+
+    def fail(done: int, total: int) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        convert_checkpoint(checkpoint, tmp_path / "out.gguf", on_progress=fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_file_that_reads_back_wrongly_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The part is opened again before it becomes OUT."""
+    checkpoint, write = make_bert_checkpoint(tmp_path / "model"), run._write
+
+    def damage(part: Path, *arguments: object) -> None:
+        write(part, *arguments)
+        os.truncate(part, part.stat().st_size - 64)
+
+    monkeypatch.setattr(run, "_write", damage)
+    with pytest.raises(OutputError, match="cut short"):
+        convert_checkpoint(checkpoint, tmp_path / "out.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_tensor_in_the_wrong_place_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Names, shapes, types and places are compared with the plan."""
+    checkpoint, write = make_bert_checkpoint(tmp_path / "model"), run._write
+
+    def rename(part: Path, *arguments: object) -> None:
+        write(part, *arguments)
+        part.write_bytes(part.read_bytes().replace(b"token_types.weight", b"token_typos.weight"))
+
+    monkeypatch.setattr(run, "_write", rename)
+    with pytest.raises(OutputError, match="does not read back"):
+        convert_checkpoint(checkpoint, tmp_path / "out.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_weights_that_shrink_while_they_are_read(tmp_path: Path):
+    """Somebody replaces the file: refused, and nothing is kept."""
+    checkpoint = make_qwen3_checkpoint(tmp_path / "model", small_vocab=True, layers=6)
+    weights = checkpoint / "model.safetensors"
+
+    def shrink(done: int, total: int) -> None:
+        os.truncate(weights, 1_000_000)
+
+    with pytest.raises(CheckpointError, match="became shorter"):
+        # one slow thread, so that the first report comes in the middle
+        convert_checkpoint(checkpoint, tmp_path / "out.gguf", quant="IQ4_NL", threads=1, on_progress=shrink)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_out_that_appears_meanwhile_is_kept(tmp_path: Path):
+    """Without --force, what is there when the work is done counts as well."""
+    checkpoint, out = make_bert_checkpoint(tmp_path / "model"), tmp_path / "out.gguf"
+    with pytest.raises(OutputError, match="there already"):
+        convert_checkpoint(checkpoint, out, on_progress=lambda done, total: out.write_bytes(b"theirs"))
+    assert out.read_bytes() == b"theirs" and not out.with_name("out.gguf.part").exists()
+
+
+@POSIX
+@pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path):
+    """In one line."""
+    checkpoint = make_bert_checkpoint(tmp_path / "model")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="Permission denied"):
+        convert_checkpoint(checkpoint, tmp_path / "closed" / "out.gguf")
