@@ -24,7 +24,9 @@ print(json.dumps(answer, default=str))
 def environment(home: Path, **settings: str) -> dict[str, str]:
     """This environment without the user's own models, tokens and caches; caches go under `home`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "QGGUF_", "TQDM_"))}
-    ours = {"HF_HOME": str(home), "PYTHONPATH": str(REPOSITORY), "NO_PROXY": "127.0.0.1", "PYTHONWARNINGS": "error"}
+    # The binding leaves /dev/null open when it is imported, and Python would say so at the end of each run.
+    warnings = "error,ignore::ResourceWarning"
+    ours = {"HF_HOME": str(home), "PYTHONPATH": str(REPOSITORY), "NO_PROXY": "127.0.0.1", "PYTHONWARNINGS": warnings}
     return kept | ours | settings
 
 
@@ -61,3 +63,45 @@ def qgguf(
         capture_output=True,
         timeout=60,
     )
+
+
+def qgguf_in_terminal(
+    *arguments: str, home: Path, until: bytes | None = None, keys: bytes = b"", **settings: str
+) -> tuple[int, bytes]:
+    """One run on a terminal of 100 columns: exit code, and all that was shown.
+
+    until  once this was shown, `keys` are typed
+    """
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qgguf", *arguments],
+        env=environment(home, TERM="xterm", **settings),
+        cwd=home,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        # Keys reach the program as signals only in a session whose terminal this is.
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(ours, 1 << 16)
+        except OSError:  # Linux says so when the last program on the terminal is gone
+            break
+        if not chunk:
+            break
+        shown += chunk
+        if until is not None and until in shown:
+            os.write(ours, keys)
+            until = None
+    os.close(ours)
+    return process.wait(60), shown

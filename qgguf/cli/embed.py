@@ -1,11 +1,12 @@
 """qgguf embed."""
 
+import os
 import sys
 
 import click
 
 from qgguf.cli.logs import verbose_option
-from qgguf.cli.model_option import DEVICES, find_model, model_option
+from qgguf.cli.model_option import device_option, find_model, model_option
 from qgguf.cli.texts import read_texts
 from qgguf.cli.vectors_out import FORMATS, choose_format, output, write_vectors
 
@@ -29,7 +30,13 @@ PRECISIONS = ("float32", "int8", "binary", "ubinary")
 )
 @click.option("--instruction", metavar="SENTENCE", help="The task, in your own words, for models that take one.")
 @click.option("--dim", type=click.IntRange(min=1), metavar="N", help="Keep the first N numbers (Matryoshka).")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="float32",
+    show_default=True,
+    help="int8: a quarter of the bytes; binary, ubinary: a sign per number, eight to a byte.",
+)
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Cut texts here. Default: the model's limit."
 )
@@ -41,7 +48,7 @@ PRECISIONS = ("float32", "int8", "binary", "ubinary")
     help="What to do with a text over the limit.",
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. Default: one per core.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@device_option
 @verbose_option
 def embed(
     texts: tuple[str, ...],
@@ -91,4 +98,6 @@ def embed(
                 precision=precision,
                 show_progress_bar=sys.stderr.isatty(),
             )
-        write_vectors(form, write, embeddings, path.stem, precision)
+        # A name that is not the locale's text holds lone surrogates; its bytes are UTF-8 almost always.
+        name = os.fsencode(path.stem).decode("utf-8", "replace")
+        write_vectors(form, write, embeddings, name, precision)

@@ -1,5 +1,6 @@
 """The option -m and what it opens."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,19 @@ def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --device."""
+    return click.option(
+        "--device",
+        type=click.Choice(DEVICES),
+        default="auto",
+        show_default=True,
+        help="auto: a GPU if there is one, else the CPU.",
+    )(command)
+
+
 def find_model(name: str | None) -> Path:
     """The file that -m means, downloaded with a progress bar if need be."""
-    import os
-
     from qgguf import hub
     from qgguf.cli.progress import bar
 

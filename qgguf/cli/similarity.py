@@ -5,7 +5,7 @@ import unicodedata
 import click
 
 from qgguf.cli.logs import verbose_option
-from qgguf.cli.model_option import DEVICES, find_model, model_option
+from qgguf.cli.model_option import device_option, find_model, model_option
 from qgguf.cli.texts import read_texts
 
 # Columns for a text in the table.
@@ -17,7 +17,7 @@ TEXT_COLUMNS = 40
 @model_option
 @click.option("--prompt-name", metavar="NAME", help="A prompt of the model, put before each text.")
 @click.option("--dim", type=click.IntRange(min=1), metavar="N", help="Keep the first N numbers (Matryoshka).")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@device_option
 @verbose_option
 def similarity(
     texts: tuple[str, ...], model: str | None, prompt_name: str | None, dim: int | None, device: str

@@ -1,0 +1,242 @@
+"""`qgguf inspect`, `pull`, `list`, `rm` and `convert` as a user runs them."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import COMMIT, Hub, Repo, serve, silence
+from processes import qgguf, qgguf_in_terminal
+
+from qgguf.gguf_file import read_spec
+
+terminal = pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals here")
+
+
+@pytest.fixture
+def hub(minilm_q8: Path) -> Iterator[Hub]:
+    with serve() as running:
+        running.repos["me/MiniLM-GGUF"] = Repo({"minilm-Q8_0.gguf": minilm_q8.read_bytes(), "README.md": b"hi"})
+        yield running
+
+
+# inspect
+
+
+def test_inspect_shows_what_a_model_is(minilm_q8: Path, tmp_path: Path):
+    """Name, file, weights, dims, tokens, pooling, end token, prompts and what is missing, a line each."""
+    done = qgguf("inspect", str(minilm_q8), home=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    rows = {line[:14].strip(): line[14:] for line in done.stdout.decode().splitlines()}
+    spec = read_spec(minilm_q8)
+    assert rows["model"] == spec.name
+    assert rows["file"].startswith(f"{minilm_q8} (")
+    assert rows["architecture"] == "bert, 6 layers, attention both ways"
+    assert rows["weights"] == "22.6 million, Q8_0"
+    assert rows["dims"] == "384, not trained to be cut shorter"
+    assert rows["tokens"] == "512 in a text, 256 by the checkpoint's own limit; vocabulary of 30522"
+    assert rows["pooling"] == "mean" and rows["end token"] == "[SEP] (102)" and rows["missing"] == "nothing"
+
+
+def test_inspect_shows_prompts_and_dims_of_qwen3(small_qwen3: Path, tmp_path: Path):
+    """Instruction models show their prompts in full, with line ends made visible."""
+    shown = qgguf("inspect", str(small_qwen3), home=tmp_path).stdout.decode()
+    assert "attention causal" in shown and "(--dim)" in shown and "pooling       last" in shown
+    assert '"Instruct: {instruction}\\nQuery:"' in shown
+    assert '"Instruct: Given a web search query, retrieve relevant passages that answer the query\\nQuery:"' in shown
+
+
+def test_inspect_json_is_the_whole_spec(small_qwen3: Path, tmp_path: Path):
+    """Every field of ModelSpec, for programs."""
+    answer = json.loads(qgguf("inspect", "--json", str(small_qwen3), home=tmp_path).stdout)
+    spec = read_spec(small_qwen3)
+    assert answer["path"] == str(small_qwen3)
+    assert set(answer) == {"path", *type(spec).__dataclass_fields__}
+    assert answer["pooling"] == "last" and answer["prompts"] == dict(spec.prompts)
+    assert answer["mrl_dims"] == list(spec.mrl_dims or ())
+
+
+def test_inspect_fetches_nothing(tmp_path: Path, hub: Hub):
+    """A model that is not here is not downloaded for a look at it."""
+    done = qgguf("inspect", "me/MiniLM-GGUF:Q8_0", home=tmp_path, HF_ENDPOINT=hub.url)
+    assert done.returncode == 1 and b"Fetch it: qgguf pull me/MiniLM-GGUF:Q8_0" in done.stderr
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("data", [b"", b"GGUF", b"GGUF\3\0\0\0" + b"\xff" * 16], ids=["empty", "cut", "hostile"])
+def test_inspect_of_a_broken_file_is_one_line(data: bytes, tmp_path: Path):
+    """A file that is no model is told as such."""
+    (tmp_path / "x.gguf").write_bytes(data)
+    done = qgguf("inspect", "x.gguf", home=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith(b"Error: ") and len(done.stderr.splitlines()) == 1
+
+
+# pull, list, rm
+
+
+def test_pull_list_embed_rm(tmp_path: Path, hub: Hub, minilm_q8: Path):
+    """A model's life: fetched, listed, used without being named, deleted with its bytes."""
+    settings = {"HF_ENDPOINT": hub.url}
+    pulled = qgguf("pull", "me/MiniLM-GGUF:q8_0", home=tmp_path, **settings)
+    path = tmp_path / f"hub/models--me--MiniLM-GGUF/snapshots/{COMMIT}/minilm-Q8_0.gguf"
+    size = f"{minilm_q8.stat().st_size / 1e6:.1f} MB"
+    assert pulled.stdout.decode() == f"me/MiniLM-GGUF:q8_0 is here, {size}, checked: {path}\n"
+    assert (pulled.returncode, pulled.stderr) == (0, b"")
+
+    name = "me/MiniLM-GGUF/minilm-Q8_0.gguf"
+    head, row = qgguf("list", home=tmp_path, **settings).stdout.decode().splitlines()
+    assert head.split() == ["NAME", "SIZE", "TYPE", "DIMS"] and row.split() == [name, *size.split(), "Q8_0", "384"]
+    listed = json.loads(qgguf("list", "--json", home=tmp_path, **settings).stdout)
+    assert listed == [{"name": name, "path": str(path), "size_bytes": minilm_q8.stat().st_size, "source": "hub"}]
+
+    hub.forget()
+    assert qgguf("embed", "한", home=tmp_path, **settings).returncode == 0
+    assert hub.requests == []
+
+    removed = qgguf("rm", name, home=tmp_path, **settings)
+    assert removed.stdout.decode() == f"{name} is deleted, {size} are free again.\n"
+    assert not (tmp_path / "hub/models--me--MiniLM-GGUF").exists()
+    assert b"No model is here" in qgguf("list", home=tmp_path, **settings).stdout
+
+
+def test_pull_again_checks_and_fetches_nothing(tmp_path: Path, hub: Hub):
+    """A file that is here is read again, not sent again; a damaged one is deleted and told, exit 1."""
+    settings = {"HF_ENDPOINT": hub.url}
+    qgguf("pull", "me/MiniLM-GGUF:Q8_0", home=tmp_path, **settings)
+    hub.forget()
+    assert qgguf("pull", "me/MiniLM-GGUF:Q8_0", home=tmp_path, **settings).returncode == 0
+    assert hub.sent_bytes == 0
+    path = tmp_path / f"hub/models--me--MiniLM-GGUF/snapshots/{COMMIT}/minilm-Q8_0.gguf"
+    with path.open("r+b") as stream:
+        stream.write(b"?")
+    done = qgguf("pull", "me/MiniLM-GGUF:Q8_0", home=tmp_path, **settings)
+    assert done.returncode == 1 and b"is not the published file" in done.stderr and not path.exists()
+
+
+@terminal
+def test_pull_shows_a_bar_and_goes_on_after_ctrl_c(tmp_path: Path, hub: Hub, minilm_q8: Path):
+    """The bar is on the terminal; Ctrl-C is one line; the second run sends the rest alone."""
+    hub.bytes_per_second = 8_000_000
+    arguments = ("pull", "me/MiniLM-GGUF:Q8_0")
+    code, shown = qgguf_in_terminal(*arguments, home=tmp_path, until=b"B/s", keys=b"\x03", HF_ENDPOINT=hub.url)
+    assert code == 130 and b"Fetching me/MiniLM-GGUF:Q8_0" in shown and b"Interrupted." in shown
+    first = hub.sent_bytes
+    hub.bytes_per_second = None
+    code, shown = qgguf_in_terminal(*arguments, home=tmp_path, HF_ENDPOINT=hub.url)
+    assert code == 0 and b"is here" in shown
+    # What was on its way when the first run ended (socket buffers, one chunk) was sent twice.
+    assert 0 < hub.sent_bytes - first < minilm_q8.stat().st_size and hub.ranges[-1].startswith("bytes=")
+
+
+@pytest.mark.parametrize("command", [["pull"], ["embed", "x", "-m"]])
+def test_no_network_is_one_line_in_seconds(command: list[str], tmp_path: Path):
+    """Nothing listens: exit 1, what to check, and how to do without the hub."""
+    done = qgguf(*command, "qwen3-embedding-0.6b", home=tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    shown = done.stderr.decode()
+    assert (done.returncode, done.stdout) == (1, b"") and len(shown.splitlines()) == 1
+    assert shown.startswith("Error: Qwen/Qwen3-Embedding-0.6B-GGUF") and "-m FILE" in shown
+
+
+@terminal
+def test_ctrl_c_ends_the_wait_for_a_hub_that_never_answers(tmp_path: Path):
+    """Nobody has to wait for a timeout."""
+    with silence() as url:
+        code, shown = qgguf_in_terminal(
+            "-vv", "pull", "qwen3-embedding-0.6b", home=tmp_path, until=b"asking", keys=b"\x03", HF_ENDPOINT=url
+        )
+    assert code == 130 and b"Interrupted." in shown and b"Traceback" not in shown
+
+
+def test_rm_of_what_is_not_listed(tmp_path: Path):
+    """Nothing but what `list` shows is ever deleted."""
+    (tmp_path / "keep.txt").write_bytes(b"x")
+    done = qgguf("rm", "keep.txt", home=tmp_path)
+    assert done.returncode == 1 and b"not among the models here" in done.stderr and (tmp_path / "keep.txt").exists()
+
+
+def test_rm_of_ones_own_file_asks(tmp_path: Path):
+    """Without a terminal to ask on it is refused; --yes does it."""
+    own = tmp_path / "한 é.gguf"
+    own.write_bytes(b"x")
+    assert qgguf("rm", own.name, home=tmp_path).returncode == 2 and own.exists()
+    assert qgguf("rm", "--yes", own.name, home=tmp_path).returncode == 0 and not own.exists()
+
+
+@terminal
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_rm_takes_no_for_an_answer(answer: str, tmp_path: Path):
+    """On a terminal the question decides."""
+    own = tmp_path / "x.gguf"
+    own.write_bytes(b"x")
+    keys = f"{answer}\n".encode()
+    code, shown = qgguf_in_terminal("rm", own.name, home=tmp_path, until=b"[y/N]", keys=keys)
+    assert code == 0 and own.exists() == (answer == "n")
+    assert (b"Nothing is deleted." in shown) == (answer == "n")
+
+
+def test_list_shows_what_is_no_model_too(tmp_path: Path, minilm_q8: Path):
+    """Broken files are listed as such, so that they can be removed; wide names keep the columns."""
+    (tmp_path / "한글.gguf").write_bytes(b"broken")
+    (tmp_path / "a.gguf").symlink_to(minilm_q8)
+    lines = qgguf("list", home=tmp_path).stdout.decode().splitlines()
+    assert lines[1].split()[3:] == ["Q8_0", "384"]
+    assert lines[2] == "한글.gguf      6 B  not an embedding model"
+
+
+# convert
+
+
+def test_convert_makes_what_the_library_makes(small_qwen3_checkpoint: Path, small_qwen3: Path, tmp_path: Path):
+    """`qgguf convert` is the converter with its options; the next command is shown and works."""
+    done = qgguf("convert", str(small_qwen3_checkpoint), "--quant", "F16", "-o", "é.gguf", home=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "é.gguf").read_bytes() == small_qwen3.read_bytes()
+    size = f"{small_qwen3.stat().st_size / 1e6:.1f} MB"
+    assert done.stdout.decode() == f'é.gguf is made, {size}. Try it: qgguf embed -m é.gguf "a text"\n'
+    assert qgguf("embed", "-m", "é.gguf", "a text", home=tmp_path).returncode == 0
+
+
+def test_convert_names_its_file_itself(small_qwen3_checkpoint: Path, tmp_path: Path):
+    """Without -o the file is NAME-QUANT.gguf here; an existing one is kept unless --force says otherwise."""
+    shutil.copytree(small_qwen3_checkpoint, tmp_path / "My-Model")
+    again = ["convert", "My-Model", "--quant", "Q8_0", "--threads", "1", "--token-embedding-type", "Q4_0"]
+    assert qgguf(*again, home=tmp_path).returncode == 0
+    out = tmp_path / "my-model-Q8_0.gguf"
+    first = out.read_bytes()
+    refused = qgguf(*again, home=tmp_path)
+    assert refused.returncode == 1 and b"--force" in refused.stderr and out.read_bytes() == first
+    assert qgguf(*again, "--force", home=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "There is no folder nowhere"),
+        (["empty"], "Error: "),
+        (["empty", "--quant", "Q3"], "Q4_K_M"),
+        (["empty", "-o", "no/such/x.gguf"], "Error: "),
+        (["nobody/nothing"], "refused (401)"),
+    ],
+)
+def test_convert_refuses_with_one_line(arguments: list[str], words: str, tmp_path: Path, hub: Hub):
+    """Exit 1, one line, nothing written."""
+    (tmp_path / "empty").mkdir()
+    done = qgguf("convert", *arguments, home=tmp_path, HF_ENDPOINT=hub.url)
+    shown = done.stderr.decode()
+    assert (done.returncode, done.stdout) == (1, b"") and words in shown
+    assert shown.startswith("Error: ") and len(shown.splitlines()) == 1
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".gguf", ".part")]
+
+
+def test_convert_fetches_a_repository(small_qwen3_checkpoint: Path, tmp_path: Path, hub: Hub):
+    """owner/name comes from the hub; the file says which revision it was made of."""
+    files = [path for path in small_qwen3_checkpoint.rglob("*") if path.is_file()]
+    named = {path.relative_to(small_qwen3_checkpoint).as_posix(): path.read_bytes() for path in files}
+    hub.repos["me/Small"] = Repo(named)
+    done = qgguf("convert", "me/Small", "--quant", "Q8_0", "--revision", "main", home=tmp_path, HF_ENDPOINT=hub.url)
+    assert done.returncode == 0, done.stderr
+    spec = read_spec(tmp_path / "small-Q8_0.gguf")
+    assert (spec.source_repo, spec.source_revision) == ("me/Small", COMMIT)
+    assert b"made from     me/Small" in qgguf("inspect", "small-Q8_0.gguf", home=tmp_path).stdout
