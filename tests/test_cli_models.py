@@ -144,7 +144,7 @@ def test_ctrl_c_ends_the_wait_for_a_hub_that_never_answers(tmp_path: Path):
     """Nobody has to wait for a timeout."""
     with silence() as url:
         code, shown = qgguf_in_terminal(
-            "-vv", "pull", "qwen3-embedding-0.6b", home=tmp_path, until=b"asking", keys=b"\x03", HF_ENDPOINT=url
+            "-v", "pull", "qwen3-embedding-0.6b", home=tmp_path, until=b"asking", keys=b"\x03", HF_ENDPOINT=url
         )
     assert code == 130 and b"Interrupted." in shown and b"Traceback" not in shown
 
@@ -181,8 +181,12 @@ def test_list_shows_what_is_no_model_too(tmp_path: Path, minilm_q8: Path):
     (tmp_path / "한글.gguf").write_bytes(b"broken")
     (tmp_path / "a.gguf").symlink_to(minilm_q8)
     lines = qgguf("list", home=tmp_path).stdout.decode().splitlines()
-    assert lines[1].split()[3:] == ["Q8_0", "384"]
-    assert lines[2] == "한글.gguf      6 B  not an embedding model"
+    size = f"{minilm_q8.stat().st_size / 1e6:.1f} MB"
+    assert lines == [
+        f"NAME       {'SIZE':>{len(size)}}  TYPE                    DIMS",
+        f"a.gguf     {size}  Q8_0                     384",
+        f"한글.gguf  {'6 B':>{len(size)}}  not an embedding model",
+    ]
 
 
 # convert

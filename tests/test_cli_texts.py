@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from qgguf.cli.columns import shorten, width
 from qgguf.cli.models import readable
-from qgguf.cli.similarity import shorten, table, width
+from qgguf.cli.similarity import table
 from qgguf.cli.texts import split_lines
 from qgguf.cli.vectors_out import numbers, output, write_vectors
 from qgguf.embedder import Embeddings

@@ -98,6 +98,19 @@ def test_a_file_of_a_folder_is_removed(tmp_path: Path, hub: Hub):
     assert os.listdir(tmp_path / "models") == []
 
 
+def test_where_links_are_denied_the_file_itself_is_shown(tmp_path: Path, hub: Hub):
+    """Windows without the right to make links: fetched, listed, checked and removed all the same, once on the disk."""
+    denied = "from pathlib import Path\ndef deny(*_): raise OSError('no links here')\nPath.symlink_to = deny\n"
+    path = Path(ask_hub("hub.resolve('me/m:Q8_0')", tmp_path, hub.url, before=denied)["answer"])
+    assert path.read_bytes() == MODEL and not path.is_symlink() and blobs(tmp_path) == 0
+    hub.forget()
+    assert ask_hub("hub.resolve('me/m:Q8_0', refresh=True)", tmp_path, hub.url, before=denied)["answer"] == str(path)
+    assert hub.sent_bytes == 0
+    ask_hub("hub.resolve('me/m:F16')", tmp_path, hub.url, before=denied)
+    ask_hub("hub.remove('me/m/m-Q8_0.gguf')", tmp_path, hub.url, before=denied)
+    assert ask_hub(NAMES, tmp_path, hub.url)["answer"] == ["me/m/m-F16.gguf"] and not path.exists()
+
+
 # Checkpoints
 
 CHECKPOINT = {

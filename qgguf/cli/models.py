@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from qgguf.cli.columns import width
 from qgguf.cli.logs import verbose_option
 
 
@@ -49,9 +50,10 @@ def list_command(as_json: bool) -> None:
         )
         return
     rows_of_text = [("NAME", "SIZE", "TYPE", "DIMS"), *(_row(model) for model in models)]
-    columns = [max(len(row[column]) for row in rows_of_text) for column in range(4)]
+    columns = [max(width(row[column]) for row in rows_of_text) for column in range(4)]
     for name, size, kind, dims in rows_of_text:
-        click.echo(f"{name:<{columns[0]}}  {size:>{columns[1]}}  {kind:<{columns[2]}}  {dims:>{columns[3]}}".rstrip())
+        padding = " " * (columns[0] - width(name))
+        click.echo(f"{name}{padding}  {size:>{columns[1]}}  {kind:<{columns[2]}}  {dims:>{columns[3]}}".rstrip())
 
 
 @click.command()

@@ -1,9 +1,8 @@
 """qgguf similarity."""
 
-import unicodedata
-
 import click
 
+from qgguf.cli.columns import shorten, width
 from qgguf.cli.logs import verbose_option
 from qgguf.cli.model_option import device_option, find_model, model_option
 from qgguf.cli.texts import read_texts
@@ -55,34 +54,3 @@ def table(texts: list[str], scores: list[list[float]]) -> list[str]:
         padding = " " * (columns - width(label))
         lines.append(f"{number:>{digits}}  {label}{padding}" + "".join(f"{score:7.3f}" for score in row))
     return lines
-
-
-def shorten(text: str, columns: int) -> str:
-    """The text on one line of at most so many terminal columns.
-
-    >>> shorten("한국어", 5)
-    '한국…'
-    """
-    text = " ".join("".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text).split())
-    if width(text) <= columns:
-        return text
-    kept = ""
-    for letter in text:
-        if width(kept + letter) > columns - 1:
-            break
-        kept += letter
-    return kept + "…"
-
-
-def width(text: str) -> int:
-    """Terminal columns of a text: 2 for East Asian wide letters and emoji, 0 for combining marks.
-
-    >>> width("é"), width("e\u0301"), width("한"), width("😉")
-    (1, 1, 2, 2)
-    """
-    columns = 0
-    for letter in text:
-        if unicodedata.category(letter) in ("Mn", "Me", "Cf"):
-            continue
-        columns += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-    return columns

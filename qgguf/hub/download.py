@@ -93,8 +93,6 @@ def _download(file: RepoFile, blob: Path, on_progress: Progress | None) -> None:
         stream.seek(0)
         hasher = _hasher(file, file.size_bytes)
         size_bytes = _read_into(hasher, stream, file.size_bytes or 0, on_progress)
-        if size_bytes:
-            _log.info("%s: %d bytes are here already, fetching the rest", file.name, size_bytes)
         transfer = _Transfer(file, stream, hasher, size_bytes, on_progress)
         if file.size_bytes is None or size_bytes < file.size_bytes:
             transfer.run()
@@ -193,6 +191,7 @@ class _Transfer:
 @contextlib.contextmanager
 def _open(file: RepoFile, start: int) -> Iterator[tuple[Any, Iterator[bytes]]]:
     """An open answer for the file's bytes from `start` on, and its chunks."""
+    _log.info("asking %s for %s/%s from byte %d on", hub_settings().ENDPOINT, file.repo, file.name, start)
     answer, chunks_of = in_time(lambda: _ask(file, start))
     with answer as response:
         _hub_tools().hf_raise_for_status(response)

@@ -1,5 +1,6 @@
 """What a hub repository holds at one commit: names, sizes, checksums."""
 
+import logging
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from qgguf.errors import ModelNotFoundError
 from qgguf.hub.complaints import clear_errors, in_time
 from qgguf.hub.settings import hub_settings
+
+_log = logging.getLogger("qgguf")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CHECKSUM = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")
@@ -49,6 +52,7 @@ def list_files(repo: str, revision: str) -> tuple[str, list[RepoFile]]:
     revision  branch, tag or commit
     raises    ModelNotFoundError: no such repository or revision, no network
     """
+    _log.info("asking %s for the files of %s", hub_settings().ENDPOINT, repo)
     with clear_errors(repo):
         info = in_time(lambda: _model_info(repo, revision))
     commit = info.sha or ""
