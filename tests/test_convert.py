@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,19 @@ def test_a_row_wider_than_a_chunk_is_converted(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(streaming, "CHUNK_BYTES", 100)
     monkeypatch.setattr(streaming, "BLOCK_ELEMENTS", 10)
     assert convert_checkpoint(checkpoint, tmp_path / "b.gguf", quant="Q8_0").read_bytes() == usual
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path: Path):
+    """A thread holds one chunk, whatever the tensors' sizes; numpy's arrays are counted by tracemalloc."""
+    peaks = []
+    for number, dims in enumerate((256, 1280)):
+        checkpoint = make_bert_checkpoint(tmp_path / str(number), dims=dims, ffn=4 * dims, layers=1, dtype="BF16")
+        tracemalloc.start()
+        convert_checkpoint(checkpoint, tmp_path / f"{number}.gguf", quant="Q8_0", threads=2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    small, large = ((tmp_path / str(number) / "model.safetensors").stat().st_size for number in (0, 1))
+    assert large - small > 30_000_000 and peaks[1] - peaks[0] < 2_000_000 and peaks[1] < 20_000_000
 
 
 # ---- what the file says

@@ -119,6 +119,26 @@ def test_an_error_of_the_callers_progress_leaves_nothing(error: BaseException, t
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_an_error_stops_the_threads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each ends with the piece it has in hand: hours of work are not finished for nothing."""
+    from qgguf.convert import streaming
+
+    checkpoint, convert, pieces = make_bert_checkpoint(tmp_path / "model", layers=6), streaming._convert, []
+
+    def slowly(*arguments: object) -> object:
+        pieces.append(arguments)
+        time.sleep(0.1)
+        return convert(*arguments)
+
+    def fail(done: int, total: int) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(streaming, "_convert", slowly)
+    with pytest.raises(RuntimeError):
+        convert_checkpoint(checkpoint, tmp_path / "out.gguf", threads=2, on_progress=fail)
+    assert len(pieces) <= 6  # of 101
+
+
 def test_a_file_that_reads_back_wrongly_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The part is opened again before it becomes OUT."""
     checkpoint, write = make_bert_checkpoint(tmp_path / "model"), run._write
