@@ -101,4 +101,9 @@ def _kept(header: Header) -> dict[str, int]:
     says: Any = header.metadata
     types = says.get("tokenizer.ggml.token_type", [])
     tokens = says["tokenizer.ggml.tokens"]
-    return {tokens[number]: number for number, kind in enumerate(types) if kind == _USER_DEFINED}
+    return {
+        tokens[number]: number
+        for number, kind in enumerate(types)
+        # llama.cpp takes what looks like a control token for one, whatever its type.
+        if kind == _USER_DEFINED and not (tokens[number].startswith("<|") and tokens[number].endswith("|>"))
+    }

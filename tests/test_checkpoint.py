@@ -153,7 +153,7 @@ def test_an_index_that_disagrees_with_the_shards_is_refused(change: str, tmp_pat
     else:
         names["no.such.weight"] = "model-00001-of-00003.safetensors"
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match="disagree on (norm|no.such).weight"):
+    with pytest.raises(CheckpointError, match=r"disagree on (norm|no\.such)\.weight"):
         Checkpoint(folder, "model").tensors()
 
 

@@ -14,7 +14,11 @@ from qgguf.native.quantize import BF16, F16, F32, is_finite, quantize_rows
 
 def raw(type_id: int, values: np.ndarray) -> np.ndarray:
     """Numbers in their stored form, as bytes."""
-    stored = {F32: lambda: values.astype(np.float32), F16: lambda: values.astype(np.float16), BF16: lambda: bf16(values)}
+    stored = {
+        F32: lambda: values.astype(np.float32),
+        F16: lambda: values.astype(np.float16),
+        BF16: lambda: bf16(values),
+    }
     return np.ascontiguousarray(stored[type_id]()).view(np.uint8).ravel()
 
 
