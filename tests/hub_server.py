@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         if asked and not self.hub.ignores_range:
             start = int(asked.removeprefix("bytes=").split("-")[0])
             if start >= len(data):
-                return self._refuse(416, "")
+                return self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             return self._send(206, data[start:], headers, with_body)
         return self._send(200, data, headers, with_body)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,9 @@ def qgguf_in_terminal(
     )
     os.close(theirs)
     shown = b""
+    # A program that never shows what is waited for must not hold the suite.
+    deadline = threading.Timer(60, process.kill)
+    deadline.start()
     while True:
         try:
             chunk = os.read(ours, 1 << 16)
@@ -104,4 +108,6 @@ def qgguf_in_terminal(
             os.write(ours, keys)
             until = None
     os.close(ours)
-    return process.wait(60), shown
+    code = process.wait(60)
+    deadline.cancel()
+    return code, shown

@@ -76,8 +76,9 @@ def test_a_blob_that_another_revision_shows_stays(tmp_path: Path, hub: Hub):
         ask_hub(f"hub.resolve('me/m:{quant}')", tmp_path, hub.url)
     assert blobs(tmp_path) == 1
     ask_hub("hub.remove('me/m/a-Q8_0.gguf')", tmp_path, hub.url)
+    hub.forget()
     path = ask_hub("hub.resolve('me/m/b-F16.gguf')", tmp_path, hub.url)["answer"]
-    assert Path(path).read_bytes() == MODEL
+    assert Path(path).read_bytes() == MODEL and hub.requests == []
 
 
 @pytest.mark.parametrize("name", ["../keep.gguf", "keep.gguf", "me/m", "", "/etc/hostname", "models"])

@@ -91,6 +91,18 @@ def test_a_part_as_long_as_the_file_or_longer(there: bytes, tmp_path: Path, hub:
     assert hub.sent_bytes == (0 if there == MODEL else len(MODEL))
 
 
+@pytest.mark.parametrize("there", [MODEL + b"x", MODEL], ids=["too long", "whole"])
+def test_a_whole_part_of_unknown_length(there: bytes, tmp_path: Path, hub: Hub):
+    """Where only the checksum is published, the server's word on the length decides what a part is worth."""
+    part_of(tmp_path).parent.mkdir(parents=True)
+    part_of(tmp_path).write_bytes(there)
+    pinned = f"PublishedModel('me/m', {COMMIT!r}, 'Q8_0', {{'Q8_0': PublishedFile('m-Q8_0.gguf', None, {CHECKSUM!r})}})"
+    before = f"from qgguf.hub.catalogue import *\nCATALOGUE['한'] = {pinned}\n"
+    assert Path(ask_hub("hub.resolve('한')", tmp_path, hub.url, before=before)["answer"]).read_bytes() == MODEL
+    assert hub.sent_bytes == (0 if there == MODEL else len(MODEL))
+    assert hub.ranges[0] == f"bytes={len(there)}-"
+
+
 def test_a_spoilt_part_is_found_out(tmp_path: Path, hub: Hub):
     """A part that is not the file's beginning ends in ChecksumError and is deleted; the next run is right."""
     part_of(tmp_path).parent.mkdir(parents=True)
@@ -248,6 +260,12 @@ def test_a_listing_cannot_write_outside_the_cache(name: str, tmp_path: Path, hub
     hub.repos["me/m"] = Repo({name: MODEL})
     assert ask_hub("hub.resolve('me/m')", tmp_path, hub.url)["error"] == "ModelNotFoundError"
     assert hub.sent_bytes == 0 and not list(tmp_path.rglob("*evil*"))
+
+
+def test_an_odd_name_beside_a_model_does_no_harm(tmp_path: Path, hub: Hub):
+    """Files that cannot be kept on every system are left out of a listing; the others are there."""
+    hub.repos["me/m"] = Repo({"m-Q8_0.gguf": MODEL, "what?: é.txt": b"x", "../x.gguf": MODEL})
+    assert Path(ask_hub("hub.resolve('me/m')", tmp_path, hub.url)["answer"]).read_bytes() == MODEL
 
 
 def test_offline_uses_what_is_here_and_asks_nobody(tmp_path: Path, hub: Hub):

@@ -177,6 +177,12 @@ def test_a_file_without_published_checksum_has_the_hubs(tmp_path: Path, hub: Hub
     assert hub.requests[0] == f"GET /api/models/{model.repo}/revision/{model.revision}"
     listed = ask_hub("[model.name for model in hub.list_models()]", tmp_path, hub.url)["answer"]
     assert listed == ["qwen3-embedding-4b:Q8_0"]
+    removed = ask_hub("[hub.remove('Qwen3-Embedding-4B:Q8_0').name, hub.list_models()]", tmp_path, hub.url)
+    assert removed["message"].startswith("Qwen3-Embedding-4B:Q8_0 is not among the models here")
+    assert ask_hub("[hub.remove('qwen3-embedding-4b:Q8_0').name, hub.list_models()]", tmp_path, hub.url)["answer"] == [
+        "qwen3-embedding-4b:Q8_0",
+        [],
+    ]
 
 
 def test_an_unpublished_quantisation_is_refused(tmp_path: Path, hub: Hub):

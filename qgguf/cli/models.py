@@ -1,6 +1,7 @@
 """qgguf pull, list, rm: the models on this machine."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,6 +23,10 @@ def pull(name: str) -> None:
     from qgguf import hub
     from qgguf.cli.progress import bar
 
+    if Path(name).is_file():
+        raise click.UsageError(
+            f"{name} is a file on this disk; there is nothing to fetch. Use it: qgguf embed -m {name}"
+        )
     with bar(f"Fetching {name}") as show:
         path = hub.resolve(name, refresh=True, on_progress=show)
     click.echo(f"{name} is here, {readable(path.stat().st_size)}, checked: {path}")

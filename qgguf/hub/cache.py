@@ -68,7 +68,7 @@ def remove(name: str) -> LocalModel:
     raises   ModelNotFoundError: the name is not in the list
     """
     models = {model.name: model for model in list_models()}
-    model = models.get(name) or models.get(name.lower())
+    model = models.get(name)
     if model is None:
         known = ", ".join(models) or "none"
         raise ModelNotFoundError(f"{name} is not among the models here ({known}). `qgguf list` shows them.")

@@ -132,6 +132,8 @@ class _Transfer:
             except expected as error:
                 status = status_of(error)
                 if status == 416 and before:
+                    if _length_of(error) == before:
+                        return
                     # The part is longer than the file: of no use.
                     self._start_over()
                     continue
@@ -186,6 +188,13 @@ class _Transfer:
             f"{self.file.name} needs {total} in {cache_folder()}, but {seen}. Make room, or set HF_HOME to a larger "
             f"disk; {self.done_bytes / 1e6:.1f} MB are kept and not fetched again."
         )
+
+
+def _length_of(error: BaseException) -> int | None:
+    """The file's length that a server names when it has nothing from the asked byte on ("bytes */123")."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    length = headers.get("Content-Range", "").rpartition("/")[2]
+    return int(length) if length.isdecimal() else None
 
 
 @contextlib.contextmanager
