@@ -95,6 +95,25 @@ def test_faces_are_light(path: Path):
     assert not heavy & {name.split(".")[0] for name in imports(path, at_import=True)}
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_module_of_one_system_only(path: Path):
+    """No module that Windows or macOS lacks is imported, and no call of os that one of them lacks goes unasked for."""
+    missing = {"fcntl", "resource", "termios", "pwd", "grp", "pty", "msvcrt", "winreg", "posix"}
+    assert not missing & {name.split(".")[0] for name in imports(path)}
+    text = path.read_text("utf-8")
+    for call in (
+        "sched_getaffinity",
+        "process_cpu_count",
+        "posix_fallocate",
+        "posix_fadvise",
+        "statvfs",
+        "fork",
+        "pread",
+    ):
+        if f"os.{call}(" in text:
+            assert f'hasattr(os, "{call}")' in text or f'getattr(os, "{call}"' in text, f"os.{call} without a fallback"
+
+
 def test_no_module_imports_itself_in_a_circle():
     """The modules can be put in an order in which each imports only earlier ones."""
     graph = {}

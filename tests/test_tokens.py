@@ -14,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from texts import CONTROL, GOLDEN, USER_DEFINED
 from tokenizers import Tokenizer
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from qgguf import Embedder
 from qgguf.byte_bpe import ByteBpe
 from qgguf.gguf_header import read_header
+from qgguf.wordpiece import words_of
 
 END = 151643
 Ids = Callable[[str], list[int]]
@@ -174,6 +177,17 @@ def test_every_code_point(pair: Pair, around: str):
         if pair.ours(text) != pair.theirs(text):
             for line in text.split("\n"):
                 pair.check(line)
+
+
+def test_words_of_every_code_point(minilm: Pair):
+    """Words are Hugging Face's for a cased model too, and for letters of which no known vocabulary has a token."""
+    split = BertPreTokenizer().pre_tokenize_str
+    cased = BertNormalizer(lowercase=False, strip_accents=False).normalize_str
+    for text in blocks("aXe\u0301 X"):
+        assert words_of(text, lowercase=False, strip_accents=False) == [word for word, _ in split(cased(text))]
+    young = "Σ\ua7cb\ua7dcΣ ΑΣ"
+    theirs = split(minilm.reference.normalizer.normalize_str(young))
+    assert words_of(young, lowercase=True, strip_accents=True) == [word for word, _ in theirs]
 
 
 # Random Unicode

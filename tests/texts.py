@@ -61,6 +61,7 @@ SIGNS = {
     "full_width": "ＡＢＣ１２３、ﾃｽﾄ、㍿㌔",
     "invisible": "zero\u200bwidth, soft\u00adhyphen, no\u00a0break, \ufeffmark, thin\u2009space",
     "contractions": "I'm sure they'll say we've DON'T'd it, isn't it? 'Tis O'Brien's.",
+    "capitals": "ΟΔΥΣΣΕΥΣ ΣΤΗΝ ΙΘΑΚΗ, İSTANBUL, GROẞ, ǄUNGLA, ⅣⅩ, ᲗᲑᲘᲚᲘᲡᲘ, ÀÉÎÕÜ",
     "numbers": "3.14159 ½ Ⅷ ١٢٣ १२३ 1,000,000 0x1F 10⁻⁹",
     "url": "https://example.org/a%20b?q=é&n=1#top user.name+tag@example.co.uk",
 }
