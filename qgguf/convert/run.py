@@ -2,9 +2,7 @@
 
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qgguf import hub
@@ -14,11 +12,12 @@ from qgguf.convert.architectures import ARCHITECTURES
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.header import Entry, TensorPlace, aligned, header_bytes
 from qgguf.convert.metadata import checksum_entry, file_entries
+from qgguf.convert.part_file import check_room, part_of, refuse_existing
 from qgguf.convert.safetensors import StoredTensor
 from qgguf.convert.sentence_modules import check_pooling, read_modules
 from qgguf.convert.streaming import Job, stream
 from qgguf.cores import usable_cores
-from qgguf.errors import CheckpointError, OptionError, OutputError, OutputExistsError, QgError
+from qgguf.errors import CheckpointError, OptionError, OutputError, QgError
 from qgguf.gguf_header import read_header, row_bytes
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -59,6 +58,7 @@ def convert_checkpoint(
     name, repo = _name_of(checkpoint, revision)
     target = _target(out, f"{name.lower()}-{quant}.gguf", force)
     source = _open(checkpoint, name, repo, revision, on_fetch)
+    _refuse_weights(target, source.weight_files)
 
     architecture = choose(ARCHITECTURES, source.config)
     _refuse_features(architecture, source)
@@ -68,7 +68,7 @@ def convert_checkpoint(
     n_params = sum(_count(job.place.shape) for job in jobs)
     entries = file_entries(source, architecture, modules, quant, n_params)
 
-    with _part_of(target, force, source.weight_files) as part:
+    with part_of(target, force) as part:
         _write(part, source.weight_files, entries, jobs, threads, on_progress)
         _check(part, [job.place for job in jobs])
     return target
@@ -158,55 +158,14 @@ def _target(out: str | Path | None, usual_name: str, force: bool) -> Path:
         target = target / usual_name
     if not target.parent.is_dir():
         raise OutputError(f"There is no folder {target.parent}. Make it first, or write elsewhere.")
-    _refuse_existing(target, force)
+    refuse_existing(target, force)
     return target
 
 
-def _refuse_existing(target: Path, force: bool) -> None:
-    if not force and target.exists():
-        raise OutputExistsError(f"{target} is there already. Choose another name, or replace it with --force.")
-
-
-@contextmanager
-def _part_of(target: Path, force: bool, weight_files: Sequence[Path]) -> Iterator[Path]:
-    """A file beside the target that takes its place if all went well, and is gone if not."""
+def _refuse_weights(target: Path, weight_files: Sequence[Path]) -> None:
+    """Force may replace an old result, never the source."""
     if any(target.exists() and file.samefile(target) for file in weight_files):
         raise OutputError(f"{target} is one of the weight files. Choose another name.")
-    part = target.with_name(target.name + ".part")
-    try:
-        part.unlink(missing_ok=True)
-        with part.open("xb") as file:
-            made = os.fstat(file.fileno())
-        yield part
-        _refuse_existing(target, force)
-        if not os.path.samestat(made, part.stat()):
-            raise OutputError(f"{part} was replaced by another process. Convert again.")
-        os.replace(part, target)
-    except OSError as error:
-        raise OutputError(f"Cannot write {target}: {error.strerror or error}. Nothing is kept.") from error
-    finally:
-        _forget(part)
-    _sync_folder(target.parent)
-
-
-def _forget(part: Path) -> None:
-    try:
-        part.unlink(missing_ok=True)
-    except OSError:
-        pass  # what went wrong before is the thing to report
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last through a power cut, where folders can be synced (not on Windows)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass  # some network file systems cannot; the file itself is synced
-    finally:
-        os.close(handle)
 
 
 def _write(
@@ -225,22 +184,13 @@ def _write(
 
     first = header([_NO_CHECKSUM] * len(files))
     total_bytes = len(first) + places[-1].offset + aligned(places[-1].size_bytes)
-    _check_room(part, total_bytes)
+    check_room(part.parent, total_bytes)
     with part.open("r+b") as file:
         file.truncate(total_bytes)
         checksums = stream(files, jobs, part, len(first), threads, on_progress)
         file.write(header(checksums))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _check_room(part: Path, total_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(part.parent).free
-    if free_bytes < total_bytes:
-        raise OutputError(
-            f"{part.parent} has {free_bytes / 1e9:.2f} GB free, the file needs {total_bytes / 1e9:.2f} GB. "
-            "Make room, or write elsewhere."
-        )
 
 
 def _check(part: Path, places: Sequence[TensorPlace]) -> None:
