@@ -139,7 +139,6 @@ def test_a_batch_gives_what_each_text_gives_alone(file: str, least: float, reque
         shuffled = model.encode([DOCUMENTS[place] for place in order])
     assert cosines(together, alone).min() >= least
     assert cosines(shuffled, together[order]).min() >= least
-    assert ((together @ alone.T).argmax(axis=1) == (together @ together.T).argmax(axis=1)).all()
 
 
 @pytest.mark.parametrize("file", ["minilm_q8", "qwen3_q4"])
