@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from qgguf import prompts as prompt_texts
 from qgguf import vectors as vector_math
-from qgguf.batching import plan_batches
+from qgguf.batching import distinct_texts, order_texts, take_batch
 from qgguf.cores import usable_cores
 from qgguf.errors import ModelFileError, NativeError, OptionError, PromptError, QgError, TextError, TextTooLongError
 from qgguf.gguf_file import read_header, spec_of
 from qgguf.native.choice import choose_strategy
-from qgguf.native.context import MAX_TEXTS, NativeContext, Strategy
+from qgguf.native.context import NativeContext, Strategy
 from qgguf.native.model import NativeModel
 from qgguf.spec import ModelSpec, Pooling
 from qgguf.tokenizer import Ids, Tokenizer
@@ -32,6 +32,11 @@ DEFAULT_MAX_TOKENS = 8192
 
 BATCH_TOKENS = {Strategy.LAST_ROWS: 2048, Strategy.TWO_CALLS: 2048, Strategy.PLAIN: 512}
 """Tokens computed together. In one pass of an encoder every token is compared with all of its batch: small is fast."""
+
+LEAST_SHARED = 8
+"""Tokens that texts must begin with alike to be put into one batch for it."""
+
+MAX_INT = 2**31 - 1
 
 TRUNCATIONS = ("end", "error")
 
@@ -258,7 +263,9 @@ class Embedder:
             ids = self._tokenize(distinct, before, places)
             n_tokens = np.fromiter(map(len, ids), np.int64, len(ids))
             self._report_long(n_tokens[places], cut)
-            raw = self._compute([self._tokenizer.truncate(one, self._max_tokens) for one in ids], show_progress_bar)
+            # Different texts may have equal ids: é written in two ways, long texts that begin alike.
+            fitting, rows = distinct_texts([self._tokenizer.truncate(one, self._max_tokens) for one in ids])
+            raw = self._compute(fitting, self._tokenizer.prompt_ids(before), show_progress_bar)[rows]
         _check_finite(raw, listed, places)
 
         sliced = raw[:, :dims]
@@ -362,17 +369,24 @@ class Embedder:
             raise TextTooLongError(f'{what}. Split them, or cut them with truncate="end".')
         log.warning("%s. Their ends were cut.", what)
 
-    def _compute(self, ids: Sequence[Ids], show_progress_bar: bool) -> NDArray[np.float32]:
+    def _compute(self, ids: Sequence[Ids], prompt: Ids, show_progress_bar: bool) -> NDArray[np.float32]:
         """Vectors of id sequences, in their order: (n, native dims) float32, length not mended."""
         out = np.empty((len(ids), self.spec.dims), np.float32)
-        lengths = [len(one) for one in ids]
+        least_shared = LEAST_SHARED if self.strategy is Strategy.LAST_ROWS else MAX_INT
+        order, costs = order_texts(ids, least_shared=least_shared)
+        lengths = [len(ids[index]) for index in order]
         cells = max(BATCH_TOKENS[self.strategy], max(lengths, default=0))
-        with tqdm(total=sum(lengths), unit="tok", unit_scale=True, delay=2, disable=not show_progress_bar) as bar:
-            for batch in plan_batches(lengths, max_tokens=cells, max_texts=MAX_TEXTS):
+        start = 0
+        with tqdm(total=sum(lengths), unit="tok", unit_scale=True, disable=not show_progress_bar) as bar:
+            while start < len(order):
                 with self._computing:
                     self._life.check()
-                    out[batch] = self._context_for(cells).vectors([ids[index] for index in batch])
-                bar.update(sum(lengths[index] for index in batch))
+                    context = self._context_for(cells)
+                    stop = take_batch(lengths, costs, start, max_tokens=cells, max_texts=context.max_texts)
+                    batch = order[start:stop]
+                    out[batch] = context.vectors([ids[index] for index in batch], prompt)
+                bar.update(sum(lengths[start:stop]))
+                start = stop
         return out
 
     def _context_for(self, cells: int) -> NativeContext:

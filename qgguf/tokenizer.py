@@ -40,6 +40,13 @@ class Tokenizer:
         own = np.asarray(self._own_ids(text), np.int32)
         return np.concatenate((self._before, own, self._after))
 
+    def prompt_ids(self, prompt: str) -> Ids:
+        """What texts with this prompt begin with, but for tokens that join the two: (n_tokens,) int32; none for ""."""
+        if not prompt:
+            return self._before[:0]
+        ids = self.ids(prompt)
+        return ids[: len(ids) - len(self._after)]
+
     def truncate(self, ids: Ids, max_tokens: int) -> Ids:
         """The first tokens that fit, the frame kept whole."""
         if len(ids) <= max_tokens:

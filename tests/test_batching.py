@@ -1,42 +1,128 @@
-import itertools
-
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgguf.batching import plan_batches
+from qgguf.batching import (
+    common_length,
+    distinct_texts,
+    flat_tokens,
+    order_texts,
+    share_prefixes,
+    sort_order,
+    take_batch,
+)
 from qgguf.errors import TextTooLongError
 
-
-@given(st.lists(st.integers(1, 50)), st.integers(50, 200), st.integers(1, 9))
-def test_every_text_once_within_budget_longest_first(lengths, max_tokens, max_texts):
-    """Each index appears once, no batch is over its budget, and lengths never grow along the plan."""
-    batches = plan_batches(lengths, max_tokens=max_tokens, max_texts=max_texts)
-
-    flat = [index for batch in batches for index in batch]
-    assert sorted(flat) == list(range(len(lengths)))
-    assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
-    for batch in batches:
-        assert 1 <= len(batch) <= max_texts
-        assert sum(lengths[index] for index in batch) <= max_tokens
+# Two ids and short texts: most texts begin like another, and some are the beginning of another.
+ids = st.lists(st.integers(0, 1) | st.integers(0, 200_000), min_size=1, max_size=8).map(tuple)
+texts_of_ids = st.lists(ids, min_size=1, max_size=30, unique=True)
 
 
-@given(st.lists(st.integers(1, 50), min_size=1), st.integers(50, 200), st.integers(1, 9))
-def test_a_batch_is_closed_only_when_the_next_text_does_not_fit(lengths, max_tokens, max_texts):
-    """Nothing is left half empty: the first text of a batch did not fit the one before."""
-    batches = plan_batches(lengths, max_tokens=max_tokens, max_texts=max_texts)
+def arrays(texts):
+    return [np.array(text, np.int32) for text in texts]
 
-    for full, following in itertools.pairwise(batches):
-        room = max_tokens - sum(lengths[index] for index in full)
-        assert len(full) == max_texts or lengths[following[0]] > room
+
+@given(ids, ids)
+def test_common_length_equals_the_slow_twin(a, b):
+    """Counting tokens one by one gives the same."""
+    expected = 0
+    while expected < min(len(a), len(b)) and a[expected] == b[expected]:
+        expected += 1
+
+    assert common_length(*arrays([a, b])) == expected
+
+
+@given(texts_of_ids)
+def test_sort_order_is_that_of_the_ids(texts):
+    """Texts that begin alike are neighbours: the order is that of the tuples."""
+    assert [texts[index] for index in sort_order(arrays(texts))] == sorted(texts)
+
+
+@given(texts_of_ids, st.lists(st.integers(0, 9), max_size=4))
+def test_a_shared_layout_holds_each_beginning_once(texts, beginning):
+    """Slow twin: the set of all beginnings; every token of every text is there, once, for just its texts."""
+    texts = sorted((*beginning, *text) for text in texts)
+    skip = len(beginning)
+
+    layout = share_prefixes(arrays(texts), skip)
+
+    expected = {text[: depth + 1] for text in texts for depth in range(skip, len(text))}
+    found = {}
+    rows = zip(layout.tokens, layout.positions, layout.first, layout.counts, strict=True)
+    for token, position, first, count in rows:
+        members = texts[first : first + count]
+        start = members[0][: position + 1]
+        assert start[-1] == token
+        assert members == [text for text in texts if text[: position + 1] == start]
+        assert start not in found
+        # What it builds on was laid out before it.
+        assert position == skip or start[:-1] in found
+        found[start] = True
+    assert set(found) == expected
+    assert [texts[layout.first[end]] for end in layout.ends] == texts
+    assert [layout.positions[end] + 1 for end in layout.ends] == [len(text) for text in texts]
+    assert (np.diff(layout.ends) > 0).all()
+
+
+@given(texts_of_ids)
+def test_a_flat_layout_is_the_texts_one_after_another(texts):
+    """Nothing shared, nothing reordered."""
+    layout = flat_tokens(arrays(texts))
+
+    assert layout.tokens.tolist() == [token for text in texts for token in text]
+    assert layout.positions.tolist() == [place for text in texts for place in range(len(text))]
+    assert layout.first.tolist() == [number for number, text in enumerate(texts) for _ in text]
+    assert (layout.counts == 1).all()
+    assert [layout.first[end] for end in layout.ends] == list(range(len(texts)))
+
+
+@given(st.lists(ids, max_size=20))
+def test_distinct_texts_are_found_again(texts):
+    """Every text is its distinct one, and no two distinct ones are alike."""
+    distinct, places = distinct_texts(arrays(texts))
+
+    assert [tuple(distinct[place].tolist()) for place in places] == texts
+    assert len({tuple(text.tolist()) for text in distinct}) == len(distinct)
+
+
+@given(texts_of_ids, st.integers(1, 5))
+def test_the_order_is_longest_first_with_its_kin(texts, least_shared):
+    """Each text once; those that share enough follow each other; groups by their longest; costs less what is shared."""
+    order, costs = order_texts(arrays(texts), least_shared=least_shared)
+
+    assert sorted(order) == list(range(len(texts)))
+    groups, previous = [], ()
+    for index, cost in zip(order, costs, strict=True):
+        shared = common_length(*arrays([previous, texts[index]])) if previous else 0
+        if previous and shared >= least_shared and previous < texts[index]:
+            groups[-1].append(index)
+            assert cost in (len(texts[index]) - shared, len(texts[index]))
+        else:
+            groups.append([index])
+            assert cost == len(texts[index])
+        previous = texts[index]
+    longest = [max(len(texts[index]) for index in group) for group in groups]
+    assert longest == sorted(longest, reverse=True)
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 49)), min_size=1), st.integers(50, 200), st.integers(1, 9))
+def test_batches_hold_their_budget_and_are_full(pairs, max_tokens, max_texts):
+    """No batch is over its tokens or texts, and none is closed before the next text does not fit."""
+    lengths = [length for length, _ in pairs]
+    costs = [max(1, length - shared) for length, shared in pairs]
+    start = 0
+    while start < len(lengths):
+        stop = take_batch(lengths, costs, start, max_tokens=max_tokens, max_texts=max_texts)
+        used = lengths[start] + sum(costs[start + 1 : stop])
+        assert start < stop <= start + max_texts
+        assert used <= max_tokens
+        if stop < len(lengths):
+            assert stop - start == max_texts or used + costs[stop] > max_tokens
+        start = stop
 
 
 def test_a_text_over_the_budget_is_refused():
-    """One text that no batch holds is named with both numbers."""
-    with pytest.raises(TextTooLongError, match=r"Text 1 has 11 tokens; a batch holds 10"):
-        plan_batches([3, 11], max_tokens=10, max_texts=4)
-
-
-def test_no_texts_no_batches():
-    """An empty list is an empty plan."""
-    assert plan_batches([], max_tokens=10, max_texts=4) == []
+    """One text that no batch holds is refused with both numbers."""
+    with pytest.raises(TextTooLongError, match=r"11 tokens; a batch holds 10"):
+        take_batch([11], [11], 0, max_tokens=10, max_texts=4)

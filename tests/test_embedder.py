@@ -533,3 +533,70 @@ def test_a_short_rest_is_not_computed_in_half_precision(qwen3, n_tokens):
         context.close()
 
     assert 1 - cosines(*found)[0] < 4e-6
+
+
+# Shared and kept beginnings
+
+TITLE = "Annual report of the harbour office, 1897, é 한 😉. "
+beginnings = st.sampled_from(["", TITLE, TITLE + "Chapter one. ", "a", "a b"])
+chunks = st.lists(st.tuples(beginnings, st.text(max_size=12)).map("".join), min_size=1, max_size=90)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(chunks, st.sampled_from([None, "query", "similarity", "document"])), min_size=1, max_size=4))
+def test_shared_beginnings_change_no_vector(qwen3, small_qwen3, calls):
+    """Texts that begin alike, or like a prompt that was kept, have the vectors of the plain path, call after call."""
+    with Embedder(small_qwen3, strategy="plain") as plain:
+        for texts, prompt_name in calls:
+            found = qwen3.encode(texts, prompt_name=prompt_name)
+            expected = plain.encode(texts, prompt_name=prompt_name)
+            assert cosines(found, expected).min() > 0.9999
+
+
+def test_equal_ids_of_different_texts(small_qwen3):
+    """é written in two ways, and long texts that differ only after the cut, get one vector each."""
+    texts = ["e\u0301", "\u00e9", "word " * 300 + "a", "word " * 300 + "b", "x"]
+
+    with Embedder(small_qwen3, max_tokens=64) as embedder:
+        found = embedder.encode(texts)
+        alone = embedder.encode("x")
+
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[2], found[3])
+    assert cosines(found[4], alone)[0] > 0.9999
+
+
+def test_a_kept_prompt_is_computed_once(qwen3):
+    """The second query with an instruction computes its own tokens only: what llama.cpp is given shows it."""
+    context = qwen3._context_for(2048)
+    given_tokens = []
+    compute = context._compute
+    context._compute = lambda batch, start, stop: (given_tokens.append(stop - start), compute(batch, start, stop))
+    try:
+        qwen3.encode_query("first é", instruction="A new instruction of several words")
+        qwen3.encode_query("second 한", instruction="A new instruction of several words")
+    finally:
+        del context._compute
+
+    prompt = qwen3.count_tokens("", instruction="A new instruction of several words")[0]
+    assert len(given_tokens) == 3  # the prompt, the first text, the second
+    assert given_tokens[0] >= prompt - 2  # its last tokens may join the text's first, and the end token
+    assert max(given_tokens[1:]) < 12
+
+
+def test_the_first_query_gives_the_same_bytes_as_the_next(small_qwen3):
+    """Whether a prompt was kept or is new changes no bit."""
+    with Embedder(small_qwen3) as embedder:
+        first, second = (embedder.encode_query(["é 한 😉", "x"]) for _ in range(2))
+
+    assert first.tobytes() == second.tobytes()
+
+
+def test_more_prompts_than_are_kept(qwen3, small_qwen3):
+    """The oldest makes room, a very long one is kept in part, and none is ever stale."""
+    prompts = [f"Instruct: task {number} é\nQuery:" for number in range(7)] + ["long prompt " * 300]
+    with Embedder(small_qwen3, strategy="plain") as plain:
+        for prompt in [*prompts, *prompts[::-1], prompts[0]]:
+            for text in ("", "한 text"):
+                found, expected = qwen3.encode(text, prompt=prompt), plain.encode(text, prompt=prompt)
+                assert cosines(found, expected)[0] > 0.9999

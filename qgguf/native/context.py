@@ -3,12 +3,14 @@
 import ctypes
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qgguf.batching import SharedTokens, common_length, flat_tokens, share_prefixes, sort_order
 from qgguf.errors import NativeError
 from qgguf.native import binding
 from qgguf.native.model import NativeModel
@@ -17,8 +19,15 @@ from qgguf.spec import Pooling
 Ids = NDArray[np.int32]
 Vectors = NDArray[np.float32]
 
-MAX_TEXTS = 64
-"""Texts in one batch. llama.cpp keeps a row of logits for each, 0.6 MB at 151,669 tokens of vocabulary."""
+LOGIT_BYTES = 40_000_000
+"""llama.cpp keeps a row of logits for each sequence; this much for all of them, and 64 to 256 sequences."""
+
+KEPT_PREFIXES = 4
+KEPT_TOKENS = 256
+"""Prompts that stay in the KV cache between calls, and their tokens in all."""
+
+LEAST_KEPT = 4
+"""A shorter prompt costs less than looking it up."""
 
 MICRO_BATCH = 512
 """Tokens that llama.cpp sees at once, where a text may be split."""
@@ -50,6 +59,9 @@ class Strategy(Enum):
     PLAIN = "plain"
 
 
+_NO_IDS: Ids = np.empty(0, np.int32)
+
+
 class NativeContext:
     """A place to compute: KV cache and scratch for batches of texts over one NativeModel. Not thread-safe.
 
@@ -65,9 +77,13 @@ class NativeContext:
         # Pooling over all of a text's tokens happens within one pass.
         one_pass = not (model.spec.causal and pooling is Pooling.LAST)
         parameters = llama.llama_context_default_params()
-        parameters.n_ctx = cells
+        parameters.n_ctx = cells + (KEPT_TOKENS if strategy is Strategy.LAST_ROWS else 0)
         parameters.n_batch = parameters.n_ubatch = cells if one_pass else min(cells, MICRO_BATCH)
-        parameters.n_seq_max = MAX_TEXTS
+        n_sequences = min(max(LOGIT_BYTES // (4 * model.spec.vocab_size), 64), 256)
+        self.max_texts = n_sequences - KEPT_PREFIXES
+        self._slots = range(self.max_texts, n_sequences)
+        self._kept: dict[int, Ids] = {}
+        parameters.n_seq_max = n_sequences
         parameters.kv_unified = True
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.no_perf = True
@@ -75,7 +91,7 @@ class NativeContext:
         parameters.embeddings = strategy is Strategy.PLAIN
         parameters.offload_kqv = parameters.op_offload = model.device != "cpu"
         if strategy is not Strategy.PLAIN:
-            parameters.n_outputs_max = MAX_TEXTS
+            parameters.n_outputs_max = n_sequences
         if strategy is Strategy.LAST_ROWS:
             self._rows = _RowReader(model.spec.dims)
             parameters.cb_eval = self._rows.callback
@@ -98,36 +114,90 @@ class NativeContext:
         self._handle = None
         self._finalizer()
 
-    def vectors(self, texts: Sequence[Ids]) -> Vectors:
+    def vectors(self, texts: Sequence[Ids], prompt: Ids = _NO_IDS) -> Vectors:
         """One vector for each text.
 
-        texts    ids of each text, frame included: 1 to MAX_TEXTS texts of 1 token or more, `cells` tokens in all
+        texts    ids of each text, frame included, all different: 1 to `max_texts`, `cells` tokens in all
+        prompt   ids that texts may begin with; what they do begin with stays in the KV cache for the next call
         returns  (n_texts, dims) float32, as the model makes them (length not 1)
         raises   NativeError with llama.cpp's code
         """
-        lengths = np.array([len(ids) for ids in texts], np.int32)
         # Each of these would be an abort of the process inside llama.cpp.
-        if not 1 <= len(texts) <= MAX_TEXTS or lengths.min() < 1 or lengths.sum() > self.cells:
-            raise NativeError(
-                f"A batch of {len(texts)} texts and {lengths.sum()} tokens; room for {self.cells} tokens."
-            )
-        batch = _Batch(texts, lengths)
+        if not 1 <= len(texts) <= self.max_texts or min(map(len, texts)) < 1:
+            raise NativeError(f"A batch of {len(texts)} texts; 1 to {self.max_texts} fit, of a token or more each.")
         out = np.empty((len(texts), self.model.spec.dims), np.float32)
+        done = False
         try:
-            if self.strategy is Strategy.TWO_CALLS:
-                self._two_calls(batch, out)
+            if self.strategy is Strategy.LAST_ROWS:
+                self._shared(texts, prompt, out)
+            elif self.strategy is Strategy.TWO_CALLS:
+                self._two_calls(self._batch(flat_tokens(texts)), out)
             else:
-                self._one_call(batch, out)
+                self._one_call(self._batch(flat_tokens(texts)), out)
+            done = bool(np.isfinite(out).all())
         finally:
-            self._forget(data=False)
-        if not np.isfinite(out).all():
-            # A NaN left in the cache's unused cells can reach later texts through 0 * NaN.
-            self._forget(data=True)
+            if not done:
+                # A NaN left in the cache's unused cells can reach later texts through 0 * NaN.
+                self._forget(data=True)
+            elif self.strategy is not Strategy.LAST_ROWS:
+                self._forget(data=False)
         return out
 
+    def _batch(self, layout: SharedTokens) -> "_Batch":
+        if len(layout.tokens) > self.cells:
+            raise NativeError(f"A batch of {len(layout.tokens)} tokens; room for {self.cells}.")
+        return _Batch(layout)
+
     def _forget(self, *, data: bool) -> None:
+        self._kept.clear()
         if self._memory:
             binding.llama().llama_memory_clear(self._memory, data)
+
+    def _shared(self, texts: Sequence[Ids], prompt: Ids, out: Vectors) -> None:
+        """Each beginning that texts have in common is computed once, the prompt once for many calls."""
+        order = sort_order(texts)
+        ordered = [texts[index] for index in order]
+        prompt = self._worth_keeping(ordered, prompt)
+        llama = binding.llama()
+        if len(prompt):
+            slot = self._slot_of(prompt)
+            for sequence in range(len(ordered)):
+                llama.llama_memory_seq_cp(self._memory, slot, sequence, 0, len(prompt))
+        rows = np.empty_like(out)
+        self._one_call(self._batch(share_prefixes(ordered, len(prompt))), rows)
+        out[order] = rows
+        for sequence in range(len(ordered)):
+            llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def _worth_keeping(self, texts: Sequence[Ids], prompt: Ids) -> Ids:
+        """The part of the prompt that all texts begin with; a text keeps a token of its own."""
+        n = min(len(prompt), KEPT_TOKENS)
+        for text in texts:
+            n = min(n, common_length(prompt[:n], text), len(text) - 1)
+            if n < LEAST_KEPT:
+                return _NO_IDS
+        return prompt[:n]
+
+    def _slot_of(self, prompt: Ids) -> int:
+        """The sequence that holds this prompt, or a longer one that begins with it; computed where there is none.
+
+        The prompt is computed by itself, so that the first call with it gives the same bytes as the next.
+        """
+        for slot, kept in self._kept.items():
+            if len(prompt) <= len(kept) and np.array_equal(kept[: len(prompt)], prompt):
+                self._kept[slot] = self._kept.pop(slot)  # the most lately used stands last
+                return slot
+        while len(self._kept) == KEPT_PREFIXES or sum(map(len, self._kept.values())) + len(prompt) > KEPT_TOKENS:
+            oldest = next(iter(self._kept))
+            del self._kept[oldest]
+            binding.llama().llama_memory_seq_rm(self._memory, oldest, -1, -1)
+        slot = next(place for place in self._slots if place not in self._kept)
+        layout = flat_tokens([prompt])
+        nobody = np.empty(0, np.int64)
+        alone = replace(layout, first=np.full_like(layout.first, slot), ends=nobody)
+        self._one_call(_Batch(alone), np.empty((0, self.model.spec.dims), np.float32))
+        self._kept[slot] = prompt
+        return slot
 
     def _one_call(self, batch: "_Batch", out: Vectors) -> None:
         for start, stop in self._slices(batch.n_tokens):
@@ -186,21 +256,17 @@ class _Batch:
     outputs  whether a token's result is wanted
     """
 
-    def __init__(self, texts: Sequence[Ids], lengths: NDArray[np.int32]) -> None:
-        stops = np.cumsum(lengths, dtype=np.int64)
-        self.ends = stops - 1
-        self._set(
-            np.concatenate(texts).astype(np.int32, copy=False),
-            (np.arange(stops[-1]) - np.repeat(stops - lengths, lengths)).astype(np.int32),
-            np.repeat(np.arange(len(texts), dtype=np.int32), lengths),
-        )
+    def __init__(self, layout: SharedTokens) -> None:
+        self.ends = layout.ends
+        self._set(layout.tokens, layout.positions, layout.first, layout.counts)
         self.outputs[self.ends] = 1
 
-    def _set(self, tokens: Ids, positions: Ids, sequences: Ids) -> None:
+    def _set(self, tokens: Ids, positions: Ids, first: Ids, counts: Ids) -> None:
         self.n_tokens = len(tokens)
-        self.tokens, self.positions, self.sequences = tokens, positions, sequences
-        self.sequence_pointers = sequences.ctypes.data + 4 * np.arange(self.n_tokens, dtype=np.uintp)
-        self.sequence_counts = np.ones(self.n_tokens, np.int32)
+        self.tokens, self.positions, self.first, self.counts = tokens, positions, first, counts
+        # The texts of a token are neighbours, so one row of numbers serves all tokens: from the first, so many.
+        self._numbers = np.arange(int((first + counts).max(initial=0)), dtype=np.int32)
+        self.sequence_pointers = self._numbers.ctypes.data + first.astype(np.uintp) * 4
         self.outputs = np.zeros(self.n_tokens, np.int8)
 
     def split_off_last(self) -> tuple["_Batch", "_Batch"]:
@@ -209,7 +275,7 @@ class _Batch:
         parts = []
         for chosen in (~is_last, is_last):
             part = _Batch.__new__(_Batch)
-            part._set(self.tokens[chosen], self.positions[chosen], self.sequences[chosen])
+            part._set(self.tokens[chosen], self.positions[chosen], self.first[chosen], self.counts[chosen])
             parts.append(part)
         parts[1].outputs[:] = 1
         return parts[0], parts[1]
@@ -221,7 +287,7 @@ class _Batch:
         for field, array in (
             ("token", self.tokens),
             ("pos", self.positions),
-            ("n_seq_id", self.sequence_counts),
+            ("n_seq_id", self.counts),
             ("seq_id", self.sequence_pointers),
             ("logits", self.outputs),
         ):
