@@ -24,9 +24,7 @@ def pull(name: str) -> None:
     from qgguf.cli.progress import bar
 
     if Path(name).is_file():
-        raise click.UsageError(
-            f"{name} is a file on this disk; there is nothing to fetch. Use it: qgguf embed -m {name}"
-        )
+        raise click.UsageError(f"{name} is a file on this disk already. Use it: qgguf embed -m {name}")
     with bar(f"Fetching {name}") as show:
         path = hub.resolve(name, refresh=True, on_progress=show)
     click.echo(f"{name} is here, {readable(path.stat().st_size)}, checked: {path}")

@@ -1,28 +1,50 @@
 """Progress bars: on stderr, only on a terminal, only when the work is long."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+# Work that ends sooner shows no bar.
+PATIENCE_SECONDS = 1.0
 
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A function that takes bytes done and bytes in all (0: unknown), and draws them behind the words `what`."""
+    started = time.monotonic()
+    line: Any = None
+
+    def show(done_bytes: int, total_bytes: int) -> None:
+        nonlocal line
+        finished = bool(total_bytes) and done_bytes >= total_bytes
+        # tqdm has a delay of its own, but draws before it when a log line is written past the bar.
+        if line is None and not finished and time.monotonic() - started > PATIENCE_SECONDS:
+            line = _draw(what)
+        if line is not None:
+            line.total = total_bytes or None
+            line.update(done_bytes - line.n)
+        if finished and line is not None:
+            line.close()
+            line = None
+
+    try:
+        yield show
+    finally:
+        if line is not None:
+            line.close()
+
+
+def _draw(what: str) -> Any:
     from tqdm import tqdm
 
-    with tqdm(
+    return tqdm(
         desc=what,
         unit="B",
         unit_scale=True,
         file=sys.stderr,
         disable=not sys.stderr.isatty(),
-        delay=1,
         leave=False,
         dynamic_ncols=True,
-    ) as line:
-
-        def show(done_bytes: int, total_bytes: int) -> None:
-            line.total = total_bytes or None
-            line.update(done_bytes - line.n)
-
-        yield show
+    )

@@ -133,12 +133,17 @@ def _check_unique(tokens: list[str]) -> None:
 
 def _merges(model: dict[str, Any]) -> list[str]:
     """Merges as "left right"; newer files keep them as pairs, whose own spaces are written as byte-level BPE does."""
+    said = model.get("merges") or []
     merges = []
-    for merge in model.get("merges") or []:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
-            raise CheckpointError(f"tokenizer.json has a merge that cannot be read: {merge!r}. Download it again.")
-        merges.append(" ".join(part.replace(" ", "Ġ") for part in pair))
+    for merge in said if isinstance(said, list) else [said]:
+        try:
+            left, right = merge.split(" ") if isinstance(merge, str) else merge
+            merges.append(left.replace(" ", "Ġ") + " " + right.replace(" ", "Ġ"))
+        except (ValueError, TypeError, AttributeError) as error:
+            seen = str(merge)[:80]
+            raise CheckpointError(
+                f"tokenizer.json has a merge that cannot be read: {seen!r}. Download it again."
+            ) from error
     return merges
 
 
