@@ -106,7 +106,9 @@ def test_a_write_that_fails_in_the_middle_leaves_nothing(tmp_path: Path, monkeyp
     assert out.read_bytes() == b"old" and not out.with_name("out.gguf.part").exists()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("from the progress bar"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("from the progress bar"), BrokenPipeError("its terminal is gone"), KeyboardInterrupt()]
+)
 def test_an_error_of_the_callers_progress_leaves_nothing(error: BaseException, tmp_path: Path):
     """on_progress runs in the caller's thread; what it raises comes out, after the threads have ended."""
     checkpoint = make_bert_checkpoint(tmp_path / "model")
@@ -114,8 +116,9 @@ def test_an_error_of_the_callers_progress_leaves_nothing(error: BaseException, t
     def fail(done: int, total: int) -> None:
         raise error
 
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         convert_checkpoint(checkpoint, tmp_path / "out.gguf", on_progress=fail)
+    assert caught.value is error
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from qgguf.convert.mixture import TYPE_IDS
 from qgguf.errors import NativeError
 from qgguf.gguf_header import row_bytes
+from qgguf.native import binding, quantize
 from qgguf.native.quantize import BF16, F16, F32, is_finite, quantize_rows
 
 
@@ -61,6 +62,25 @@ def test_rows_done_together_or_alone_are_the_same(target: str):
         assert quantize_rows(BF16, source, columns, type_id, out, np.empty(rows_at_once * columns, np.float32))
         made.append(out)
     assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2])
+
+
+def test_the_fast_way_to_f16_is_the_slow_one(monkeypatch: pytest.MonkeyPatch):
+    """Every BF16 number, every half and what lies around the middle of two: same bits from both calls."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+    middles = (halves[1:] + halves[:-1]) / 2
+    every = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
+    numbers = np.concatenate([every[np.isfinite(every)], *(middles * (1 + d) for d in (-1e-7, 0, 1e-7))])
+    source = raw(F32, np.concatenate([numbers, -numbers]))
+    made = []
+    for has_fast in (True, False):
+        if not has_fast:
+            monkeypatch.setattr(binding, "ggml_cpu", lambda: None)
+        quantize._calls.cache_clear()
+        out = np.empty(source.nbytes // 2, np.uint8)
+        quantize_rows(F32, source, out.nbytes // 2, F16, out, np.empty(out.nbytes // 2, np.float32))
+        made.append(out)
+    quantize._calls.cache_clear()
+    assert np.array_equal(made[0], made[1])
 
 
 def test_a_number_too_large_for_the_type_is_told():

@@ -16,6 +16,15 @@ def refuse_existing(target: Path, force: bool) -> None:
 
 
 @contextmanager
+def told(target: Path) -> Iterator[None]:
+    """What the system says against writing, as an OutputError; for our own calls only, not the caller's."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"Cannot write {target}: {error.strerror or error}. Nothing is kept.") from error
+
+
+@contextmanager
 def part_of(target: Path, force: bool) -> Iterator[Path]:
     """An empty file for the body of the `with` to fill and sync; it takes the target's place if all went well.
 
@@ -23,16 +32,16 @@ def part_of(target: Path, force: bool) -> Iterator[Path]:
     """
     part = target.with_name(target.name + ".part")
     try:
-        part.unlink(missing_ok=True)
-        with part.open("xb") as file:
-            made = os.fstat(file.fileno())
+        with told(target):
+            part.unlink(missing_ok=True)
+            with part.open("xb") as file:
+                made = os.fstat(file.fileno())
         yield part
         refuse_existing(target, force)
-        if not os.path.samestat(made, part.stat()):
-            raise OutputError(f"{part} was replaced by another process. Convert again.")
-        os.replace(part, target)
-    except OSError as error:
-        raise OutputError(f"Cannot write {target}: {error.strerror or error}. Nothing is kept.") from error
+        with told(target):
+            if not os.path.samestat(made, part.stat()):
+                raise OutputError(f"{part} was replaced by another process. Convert again.")
+            os.replace(part, target)
     finally:
         _forget(part)
     _sync_folder(target.parent)

@@ -12,7 +12,7 @@ from qgguf.convert.architectures import ARCHITECTURES
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.header import Entry, TensorPlace, aligned, header_bytes
 from qgguf.convert.metadata import checksum_entry, file_entries
-from qgguf.convert.part_file import check_room, part_of, refuse_existing
+from qgguf.convert.part_file import check_room, part_of, refuse_existing, told
 from qgguf.convert.safetensors import StoredTensor
 from qgguf.convert.sentence_modules import check_pooling, read_modules
 from qgguf.convert.streaming import Job, stream
@@ -185,9 +185,10 @@ def _write(
     first = header([_NO_CHECKSUM] * len(files))
     total_bytes = len(first) + places[-1].offset + aligned(places[-1].size_bytes)
     check_room(part.parent, total_bytes)
-    with part.open("r+b") as file:
+    with told(part), part.open("r+b") as file:
         file.truncate(total_bytes)
-        checksums = stream(files, jobs, part, len(first), threads, on_progress)
+    checksums = stream(files, jobs, part, len(first), threads, on_progress)
+    with told(part), part.open("r+b") as file:
         file.write(header(checksums))
         file.flush()
         os.fsync(file.fileno())

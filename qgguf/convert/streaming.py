@@ -15,8 +15,9 @@ import numpy as np
 
 from qgguf.convert.header import TensorPlace
 from qgguf.convert.mixture import TYPE_IDS
+from qgguf.convert.part_file import told
 from qgguf.convert.safetensors import StoredTensor
-from qgguf.errors import CheckpointError, OutputError
+from qgguf.errors import CheckpointError
 from qgguf.gguf_header import row_bytes
 from qgguf.native.quantize import is_finite, quantize_rows
 
@@ -143,12 +144,10 @@ class _Pass:
 
     def _write(self, out: BinaryIO, job: Job, first_row: int, made: np.ndarray) -> None:
         view = made.data
-        try:
+        with told(self.out):
             out.seek(self.data_offset + job.place.offset + first_row * _target_row(job))
             while view:
                 view = view[out.write(view) :]
-        except OSError as error:
-            raise OutputError(f"Cannot write {self.out}: {error.strerror or error}. Nothing is kept.") from error
 
     def close(self) -> None:
         if self._open is not None:

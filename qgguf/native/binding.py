@@ -65,12 +65,23 @@ def llama() -> Any:
 @cache
 def ggml() -> Any:
     """libggml-base as a ctypes library: quantisation, tensors, gguf."""
+    library = _library("ggml-base")
+    if library is None:
+        raise NativeError(f"No ggml-base library beside {llama().__file__}. Install llama-cpp-python again.")
+    return library
+
+
+@cache
+def ggml_cpu() -> Any | None:
+    """libggml-cpu: the processor's own fast paths. None where the build has one library per kind of processor."""
+    return _library("ggml-cpu")
+
+
+def _library(name: str) -> Any | None:
     folder = Path(llama().__file__).parent / "lib"
-    names = ["ggml-base.dll", "libggml-base.dll", "libggml-base.dylib", "libggml-base.so"]
-    for name in names:
-        if (folder / name).exists():
-            return ctypes.CDLL(str(folder / name))
-    raise NativeError(f"No ggml-base library in {folder}. Install llama-cpp-python again.")
+    files = [f"{name}.dll", f"lib{name}.dll", f"lib{name}.dylib", f"lib{name}.so"]
+    found = next((folder / file for file in files if (folder / file).exists()), None)
+    return None if found is None else ctypes.CDLL(str(found))
 
 
 def last_complaint() -> str:

