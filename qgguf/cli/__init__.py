@@ -99,9 +99,13 @@ def _is_closed_pipe(error: OSError) -> bool:
 
 def _leave_closed_pipe() -> NoReturn:
     """Whoever read our output had enough of it, as `head` does: nothing to complain about (click leaves with 1 too)."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     _leave(1)
 
 
 def _leave(code: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What could not be written is still in the buffer; Python would try again at its end, and exit with 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -67,6 +67,8 @@ def stream(
             while worker.is_alive():
                 worker.join(_REPORT_SECONDS)
                 report(work.done_bytes, work.total_bytes)
+        # Small work may be done before its threads are first looked at.
+        report(work.done_bytes, work.total_bytes)
     finally:
         work.stopped = True
         for worker in workers:
