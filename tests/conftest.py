@@ -11,6 +11,10 @@ import pytest
 from checkpoints import make_qwen3_checkpoint
 from fetch_minilm import fetch
 
+# llama.cpp's threads wait for each other in a busy loop, which on a machine with other work costs several times the
+# time of the whole suite. Read by OpenMP when the binding is loaded, here and in the processes that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = REPOSITORY / ".cache"
 CONVERTER = [
