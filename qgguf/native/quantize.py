@@ -94,14 +94,14 @@ def quantize_rows(
         target[: source.nbytes] = source
         return True
     calls = _calls()
+    source_at, target_at, scratch_at = source.ctypes.data, target.ctypes.data, scratch.ctypes.data
     rows_at_once = scratch.size // n_columns
     for first in range(0, n_rows, rows_at_once):
         rows = min(rows_at_once, n_rows - first)
-        numbers = source.ctypes.data + first * source_row
+        numbers, made_at = source_at + first * source_row, target_at + first * target_row
         if source_type != F32:
-            calls.widen[source_type](numbers, scratch.ctypes.data, rows * n_columns)
-            numbers = scratch.ctypes.data
-        made_at = target.ctypes.data + first * target_row
+            calls.widen[source_type](numbers, scratch_at, rows * n_columns)
+            numbers = scratch_at
         if target_type == F16 and calls.narrow is not None:
             calls.narrow(numbers, made_at, rows * n_columns)
         else:
