@@ -3,9 +3,16 @@
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    Handler = logging.StreamHandler[TextIO]
+else:
+    Handler = logging.StreamHandler  # takes no [...] before Python 3.11
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
@@ -18,7 +25,7 @@ class _Line(logging.Formatter):
         return f"Warning: {message}" if record.levelno >= logging.WARNING else message
 
 
-class _Stderr(logging.StreamHandler[Any]):
+class _Stderr(Handler):
     """Writes above a progress bar, not into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
