@@ -377,7 +377,7 @@ class Embedder:
         lengths = [len(ids[index]) for index in order]
         cells = max(BATCH_TOKENS[self.strategy], max(lengths, default=0))
         start = 0
-        with tqdm(total=sum(lengths), unit="tok", unit_scale=True, disable=not show_progress_bar) as bar:
+        with tqdm(total=sum(lengths), unit="tok", unit_scale=True, delay=2, disable=not show_progress_bar) as bar:
             while start < len(order):
                 with self._computing:
                     self._life.check()
