@@ -184,6 +184,21 @@ def test_weights_that_shrink_while_they_are_read(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_weights_that_change_while_they_are_read(tmp_path: Path):
+    """What was hashed and what was converted must be the same bytes: refused, and nothing is kept."""
+    checkpoint = make_bert_checkpoint(tmp_path / "model")
+    weights = checkpoint / "model.safetensors"
+
+    def rewrite(done: int, total: int) -> None:
+        raw = weights.read_bytes()
+        weights.write_bytes(raw[:-1] + b"x")
+        os.utime(weights, ns=(0, 1))
+
+    with pytest.raises(CheckpointError, match="was changed"):
+        convert_checkpoint(checkpoint, tmp_path / "out.gguf", on_progress=rewrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_an_out_that_appears_meanwhile_is_kept(tmp_path: Path):
     """Without --force, what is there when the work is done counts as well."""
     checkpoint, out = make_bert_checkpoint(tmp_path / "model"), tmp_path / "out.gguf"

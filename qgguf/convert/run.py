@@ -10,6 +10,7 @@ from qgguf.convert import mixture
 from qgguf.convert.architecture import Architecture, choose, place
 from qgguf.convert.architectures import ARCHITECTURES
 from qgguf.convert.checkpoint import Checkpoint
+from qgguf.convert.checksums import Checksums
 from qgguf.convert.header import Entry, TensorPlace, aligned, header_bytes
 from qgguf.convert.metadata import checksum_entry, file_entries
 from qgguf.convert.part_file import check_room, part_of, refuse_existing, told
@@ -66,11 +67,11 @@ def convert_checkpoint(
     stored = source.tensors()
     jobs = _plan(architecture, source, stored, quant, embedding_type)
     n_params = sum(_count(job.place.shape) for job in jobs)
-    entries = file_entries(source, architecture, modules, quant, n_params)
-
-    with part_of(target, force) as part:
-        _write(part, source.weight_files, entries, jobs, threads, on_progress)
-        _check(part, [job.place for job in jobs])
+    with Checksums(source.weight_files) as checksums:
+        entries = file_entries(source, architecture, modules, quant, n_params)
+        with part_of(target, force) as part:
+            _write(part, source.weight_files, entries, jobs, checksums, threads, on_progress)
+            _check(part, [job.place for job in jobs])
     return target
 
 
@@ -173,23 +174,25 @@ def _write(
     files: Sequence[Path],
     entries: list[Entry],
     jobs: Sequence[Job],
+    checksums: Checksums,
     threads: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
+    """Header, weights, and the header again with the checksums, which are known by then and as long."""
     places = [job.place for job in jobs]
 
-    def header(checksums: Sequence[str]) -> bytes:
-        named = [(digest, file.name) for digest, file in zip(checksums, files, strict=True)]
-        return header_bytes([*entries, checksum_entry(named)], places)
+    def header(digests: Sequence[tuple[str, str]]) -> bytes:
+        return header_bytes([*entries, checksum_entry(digests)], places)
 
-    first = header([_NO_CHECKSUM] * len(files))
+    first = header([(_NO_CHECKSUM, file.name) for file in files])
     total_bytes = len(first) + places[-1].offset + aligned(places[-1].size_bytes)
     check_room(part.parent, total_bytes)
     with told(part), part.open("r+b") as file:
         file.truncate(total_bytes)
-    checksums = stream(files, jobs, part, len(first), threads, on_progress)
+    stream(jobs, part, len(first), threads, on_progress)
+    final = header(checksums.wait())
     with told(part), part.open("r+b") as file:
-        file.write(header(checksums))
+        file.write(final)
         file.flush()
         os.fsync(file.fileno())
 

@@ -1,15 +1,15 @@
-"""The one pass: weight files are read once, in order, hashed, converted in row chunks on all threads, and written.
+"""The one pass: weights are read once, in the order they lie, converted in row chunks on all threads, and written.
 
-Where every tensor will lie is known before it starts, so each thread writes its own chunks and none waits for another.
-Each thread holds one chunk: about 4 MB.
+Where every tensor will lie is known before it starts, so each thread reads and writes its own chunks and none waits for
+another. Each thread holds one chunk: about 4 MB.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -39,25 +39,21 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Consecutive bytes of a weight file: whole rows of a job's tensor, or bytes that are only hashed."""
+    """Whole rows of a job's tensor."""
 
-    file: int
-    size_bytes: int
-    job: Job | None = None
-    first_row: int = 0
+    job: Job
+    first_row: int
+    n_rows: int
 
 
-def stream(
-    files: Sequence[Path], jobs: Sequence[Job], out: Path, data_offset: int, threads: int, on_progress: Progress | None
-) -> list[str]:
+def stream(jobs: Sequence[Job], out: Path, data_offset: int, threads: int, on_progress: Progress | None) -> None:
     """Convert all jobs into `out`, which exists and has its full length.
 
     data_offset  bytes of `out` before its weights
-    on_progress  called in the caller's thread with (bytes done, bytes in all) of the weight files
-    returns      SHA-256 of each file, in hexadecimal
+    on_progress  called in the caller's thread with (bytes done, bytes in all) of the weights that are converted
     raises       CheckpointError: NaN, infinity, a file that cannot be read; OutputError: one that cannot be written
     """
-    work = _Pass(files, jobs, out, data_offset)
+    work = _Pass(jobs, out, data_offset)
     report = on_progress or (lambda done, total: None)
     workers = [threading.Thread(target=work.run, name=f"qgguf-convert-{n}", daemon=True) for n in range(threads)]
     try:
@@ -67,94 +63,83 @@ def stream(
             while worker.is_alive():
                 worker.join(_REPORT_SECONDS)
                 report(work.done_bytes, work.total_bytes)
-        # Small work may be done before its threads are first looked at.
-        report(work.done_bytes, work.total_bytes)
+        if work.failure is None:
+            report(work.done_bytes, work.total_bytes)
     finally:
         work.stopped = True
         for worker in workers:
             if worker.ident is not None:
                 worker.join()
-        work.close()
     if work.failure is not None:
         raise work.failure
-    return [digest.hexdigest() for digest in work.digests]
 
 
 class _Pass:
-    """What the threads share; `_take` is the only place where they meet."""
+    """What the threads share; `_next` is the only place where they meet."""
 
-    def __init__(self, files: Sequence[Path], jobs: Sequence[Job], out: Path, data_offset: int) -> None:
-        self.files, self.out, self.data_offset = files, out, data_offset
-        sizes = [file.stat().st_size for file in files]
-        self.done_bytes, self.total_bytes = 0, sum(sizes)
-        self.digests = [hashlib.sha256() for _ in files]
+    def __init__(self, jobs: Sequence[Job], out: Path, data_offset: int) -> None:
+        self.out, self.data_offset = out, data_offset
+        self.done_bytes, self.total_bytes = 0, sum(job.stored.size_bytes for job in jobs)
         self.stopped = False
         self.failure: BaseException | None = None
         self._lock = threading.Lock()
-        self._pieces = _pieces(files, sizes, jobs)
-        self._open: tuple[int, BinaryIO] | None = None
-        rows = [_rows_at_once(job) for job in jobs]
-        self._source_bytes = max(
-            [CHUNK_BYTES, *(n * _source_row(job) for n, job in zip(rows, jobs, strict=True))],
-        )
-        self._target_bytes = max([1, *(n * _target_row(job) for n, job in zip(rows, jobs, strict=True))])
+        self._pieces = _pieces(jobs)
+        self._source_bytes = max([CHUNK_BYTES, *(_rows_at_once(job) * _source_row(job) for job in jobs)])
+        self._target_bytes = max([1, *(_rows_at_once(job) * _target_row(job) for job in jobs)])
         self._scratch_elements = max([BLOCK_ELEMENTS, *(job.place.shape[0] for job in jobs)])
 
     def run(self) -> None:
         """One thread's work, until nothing is left or somebody failed."""
         try:
-            source = np.empty(self._source_bytes, np.uint8)
+            buffer = np.empty(self._source_bytes, np.uint8)
             target = np.empty(self._target_bytes, np.uint8)
             scratch = np.empty(self._scratch_elements, np.float32)
-            with self.out.open("r+b", buffering=0) as out:
-                while (piece := self._take(source)) is not None:
-                    if piece.job is not None:
-                        made = _convert(piece.job, source[: piece.size_bytes], target, scratch)
-                        self._write(out, piece.job, piece.first_row, made)
+            with ExitStack() as opened, self.out.open("r+b", buffering=0) as out:
+                sources: dict[Path, FileIO] = {}
+                while (piece := self._next()) is not None:
+                    file = piece.job.stored.file
+                    if file not in sources:
+                        opened.close()
+                        sources = {file: opened.enter_context(_open(file))}
+                    source = buffer[: piece.n_rows * _source_row(piece.job)]
+                    _read(sources[file], piece, source.data)
+                    self._write(out, piece, _convert(piece.job, source, target, scratch))
                     with self._lock:
-                        self.done_bytes += piece.size_bytes
+                        self.done_bytes += source.nbytes
         except BaseException as error:
             with self._lock:
                 self.stopped, self.failure = True, self.failure or error
 
-    def _take(self, buffer: np.ndarray) -> _Piece | None:
-        """Read and hash the next piece; files are read from end to end, so that the disk is too."""
+    def _next(self) -> _Piece | None:
         with self._lock:
-            if self.stopped:
-                return None
-            piece = next(self._pieces, None)
-            if piece is None:
-                return None
-            view = buffer[: piece.size_bytes].data
-            self._read(piece.file, view)
-            self.digests[piece.file].update(view)
-            return piece
+            return None if self.stopped else next(self._pieces, None)
 
-    def _read(self, number: int, view: memoryview) -> None:
-        try:
-            if self._open is None or self._open[0] != number:
-                self.close()
-                self._open = number, self.files[number].open("rb", buffering=0)
-            n_read = 0
-            while n_read < len(view):
-                n_more = self._open[1].readinto(view[n_read:])  # type: ignore[attr-defined]
-                if not n_more:
-                    raise CheckpointError(f"{self.files[number]} became shorter while it was read. Convert again.")
-                n_read += n_more
-        except OSError as error:
-            raise CheckpointError(f"Cannot read {self.files[number]}: {error.strerror or error}.") from error
-
-    def _write(self, out: BinaryIO, job: Job, first_row: int, made: np.ndarray) -> None:
+    def _write(self, out: FileIO, piece: _Piece, made: np.ndarray) -> None:
         view = made.data
         with told(self.out):
-            out.seek(self.data_offset + job.place.offset + first_row * _target_row(job))
+            out.seek(self.data_offset + piece.job.place.offset + piece.first_row * _target_row(piece.job))
             while view:
                 view = view[out.write(view) :]
 
-    def close(self) -> None:
-        if self._open is not None:
-            self._open[1].close()
-            self._open = None
+
+def _open(file: Path) -> FileIO:
+    try:
+        return file.open("rb", buffering=0)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {file}: {error.strerror or error}.") from error
+
+
+def _read(source: FileIO, piece: _Piece, view: memoryview) -> None:
+    stored = piece.job.stored
+    try:
+        source.seek(stored.offset + piece.first_row * _source_row(piece.job))
+        while view:
+            n_bytes = source.readinto(view)
+            if not n_bytes:
+                raise CheckpointError(f"{stored.file} became shorter while it was read. Convert again.")
+            view = view[n_bytes:]
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {stored.file}: {error.strerror or error}.") from error
 
 
 def _convert(job: Job, source: np.ndarray, target: np.ndarray, scratch: np.ndarray) -> np.ndarray:
@@ -184,20 +169,9 @@ def _rows_at_once(job: Job) -> int:
     return max(1, CHUNK_BYTES // _source_row(job))
 
 
-def _pieces(files: Sequence[Path], sizes: Sequence[int], jobs: Sequence[Job]) -> Iterator[_Piece]:
-    """The weight files from first byte to last."""
-    for number, (file, size_bytes) in enumerate(zip(files, sizes, strict=True)):
-        at = 0
-        for job in sorted((job for job in jobs if job.stored.file == file), key=lambda job: job.stored.offset):
-            yield from _only_hashed(number, job.stored.offset - at)
-            row, n_rows = _source_row(job), job.stored.size_bytes // _source_row(job)
-            for first in range(0, n_rows, _rows_at_once(job)):
-                rows = min(_rows_at_once(job), n_rows - first)
-                yield _Piece(number, rows * row, job, first)
-            at = job.stored.offset + job.stored.size_bytes
-        yield from _only_hashed(number, size_bytes - at)
-
-
-def _only_hashed(number: int, n_bytes: int) -> Iterator[_Piece]:
-    for start in range(0, n_bytes, CHUNK_BYTES):
-        yield _Piece(number, min(CHUNK_BYTES, n_bytes - start))
+def _pieces(jobs: Sequence[Job]) -> Iterator[_Piece]:
+    """All rows, in the order they lie in the weight files, so that a disk reads them from end to end."""
+    for job in sorted(jobs, key=lambda job: (job.stored.file, job.stored.offset)):
+        n_rows, at_once = job.stored.size_bytes // _source_row(job), _rows_at_once(job)
+        for first in range(0, n_rows, at_once):
+            yield _Piece(job, first, min(at_once, n_rows - first))
