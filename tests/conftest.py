@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from checkpoints import make_qwen3_checkpoint
 from fetch_minilm import fetch
+from hypothesis import settings
 
 # llama.cpp's threads wait for each other in a busy loop, which on a machine with other work costs several times the
 # time of the whole suite. Read by OpenMP when the binding is loaded, here and in the processes that tests start.
