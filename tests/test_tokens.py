@@ -92,16 +92,17 @@ def locale_texts() -> dict[str, str]:
         locale = Locale.parse(identifier)
         if locale.territory:  # the language alone says it all
             continue
-        names = [locale.display_name or "", *locale.territories.values(), *locale.languages.values()]
+        names = [locale.display_name or "", *locale.territories.values(), *[*locale.languages.values()][:100]]
         names += [*locale.months["format"]["wide"].values(), *locale.days["format"]["abbreviated"].values()]
-        names += [f"{name} ({locale.currency_symbols.get(code, code)})" for code, name in locale.currencies.items()]
+        currencies = [*locale.currencies.items()][:50]
+        names += [f"{name} ({locale.currency_symbols.get(code, code)})" for code, name in currencies]
         texts[identifier] = ". ".join(f"{name}, {other}" for name, other in zip(names, names[7:], strict=False))
     return texts
 
 
 def test_locales(pair: Pair):
     """Text of at least 119 locales gives Hugging Face's ids."""
-    assert len(locale_texts()) >= 119
+    assert sum(len(text) > 1000 for text in locale_texts().values()) >= 119
     differ = [name for name, text in locale_texts().items() if pair.ours(text) != pair.theirs(text)]
     assert not differ
 
@@ -154,14 +155,13 @@ def test_one_end_token(qwen3: Pair, text: str):
 # Every code point
 
 
-def code_points() -> range:
-    """The planes that hold characters; the rest is private use or never assigned."""
-    return range(0x40000)
+# The first two planes and the tags whole, every eighth block of the rarer ideographs, the last of all.
+BLOCKS = [*range(0, 0x20000, 128), *range(0x20000, 0x34000, 1024), *range(0xE0000, 0xE0200, 128), 0x10FF80]
 
 
 def blocks(around: str) -> Iterator[str]:
     """Every code point in a context, 128 to a text."""
-    for first in (*code_points()[::128], *range(0xE0000, 0xE0200, 128), *range(0x10FF00, 0x110000, 128)):
+    for first in BLOCKS:
         if not 0xD800 <= first <= 0xDFFF:
             yield "\n".join(around.replace("X", chr(code)) for code in range(first, first + 128))
 
