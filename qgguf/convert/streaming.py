@@ -1,7 +1,7 @@
 """The one pass: weights are read once, in the order they lie, converted in row chunks on all threads, and written.
 
-Where every tensor will lie is known before it starts, so each thread reads and writes its own chunks and none waits for
-another. Each thread holds one chunk: about 4 MB.
+Where every tensor will lie is known before it starts, so each thread reads, converts and writes its own chunks in any
+order. Each thread holds one chunk: about 4 MB.
 """
 
 import threading
@@ -75,7 +75,7 @@ def stream(jobs: Sequence[Job], out: Path, data_offset: int, threads: int, on_pr
 
 
 class _Pass:
-    """What the threads share; `_next` is the only place where they meet."""
+    """What the threads share; they meet where they take the next chunk and where they write."""
 
     def __init__(self, jobs: Sequence[Job], out: Path, data_offset: int) -> None:
         self.out, self.data_offset = out, data_offset
@@ -83,6 +83,8 @@ class _Pass:
         self.stopped = False
         self.failure: BaseException | None = None
         self._lock = threading.Lock()
+        # A file system lets one thread write to a file at a time and has the others spin meanwhile: here they sleep.
+        self._writing = threading.Lock()
         self._pieces = _pieces(jobs)
         self._source_bytes = max([CHUNK_BYTES, *(_rows_at_once(job) * _source_row(job) for job in jobs)])
         self._target_bytes = max([1, *(_rows_at_once(job) * _target_row(job) for job in jobs)])
@@ -116,7 +118,7 @@ class _Pass:
 
     def _write(self, out: FileIO, piece: _Piece, made: np.ndarray) -> None:
         view = made.data
-        with told(self.out):
+        with told(self.out), self._writing:
             out.seek(self.data_offset + piece.job.place.offset + piece.first_row * _target_row(piece.job))
             while view:
                 view = view[out.write(view) :]
