@@ -49,6 +49,10 @@ def test_a_killed_download_goes_on_where_it_stopped(tmp_path: Path, hub: Hub):
     process.wait()
     kept = part_of(tmp_path).stat().st_size
     assert 500_000 < kept < len(MODEL)
+    sent = -1
+    while sent != hub.sent_bytes:  # until the server has noticed that nobody listens
+        sent = hub.sent_bytes
+        time.sleep(0.3)
     hub.bytes_per_second = None
     hub.forget()
     path = Path(ask_hub(FETCH, tmp_path, hub.url)["answer"])
