@@ -13,7 +13,7 @@ from qgguf.convert.run import convert_checkpoint
 # name -> (maker, master type). Shapes are chosen for what they make of the mixture:
 CHECKPOINTS = {
     # K-quants without fallback, two query heads per key head
-    "qwen3": (lambda folder: make_qwen3_checkpoint(folder, small_vocab=True, layers=9), "BF16"),
+    "qwen3": (lambda folder: make_qwen3_checkpoint(folder, small_vocab=True, layers=9, ffn=256), "BF16"),
     # four query heads per key head: IQ4 raises attn_v
     "qwen3 shared values": (
         lambda folder: make_qwen3_checkpoint(

@@ -18,14 +18,23 @@ from qgguf.errors import CheckpointError, OptionError, OutputError, OutputExists
 SMALL = {"small_vocab": True, "layers": 2, "dims": 64, "heads": 2, "kv_heads": 1, "head_dim": 32, "ffn": 96}
 
 
-@pytest.fixture
-def bert(tmp_path: Path) -> Path:
-    return make_bert_checkpoint(tmp_path / "model", layers=1)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both checkpoints, made once; each test gets a copy that it may spoil."""
+    folder = tmp_path_factory.mktemp("made")
+    make_bert_checkpoint(folder / "bert", layers=1)
+    make_qwen3_checkpoint(folder / "qwen3", **SMALL)
+    return folder
 
 
 @pytest.fixture
-def qwen3(tmp_path: Path) -> Path:
-    return make_qwen3_checkpoint(tmp_path / "model", **SMALL)
+def bert(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "bert", tmp_path / "model"))
+
+
+@pytest.fixture
+def qwen3(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "qwen3", tmp_path / "model"))
 
 
 def refused(checkpoint: Path, said: str, kind: type[QgError] = CheckpointError, **options: Any) -> None:
