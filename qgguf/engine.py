@@ -20,8 +20,15 @@ from qgguf.tokenizer import Tokenizer
 
 log = logging.getLogger("qgguf")
 
-BATCH_TOKENS = {Strategy.LAST_ROWS: 2048, Strategy.TWO_CALLS: 2048, Strategy.PLAIN: 512}
-"""Tokens computed together. In one pass of an encoder every token is compared with all of its batch: small is fast."""
+BATCH_TOKENS = {Strategy.LAST_ROWS: 1024, Strategy.TWO_CALLS: 1024, Strategy.PLAIN: 256}
+"""Tokens computed together. From 512 to 2048 a causal model's rate is the same, and who comes next waits for less; an
+encoder's falls from 512 on, where its numbers leave the cache. Figures: the log in scripts/bench_peers.py."""
+
+LEAST_CELLS = 512
+"""Tokens that an encoder's context has room for; a longer text gets a larger one."""
+
+MOST_LANES = 8
+"""Encoders wait for each other's threads more than they compute: several contexts of few threads share the weights."""
 
 LEAST_SHARED = 8
 """Tokens that texts must begin with alike to be put into one batch for it."""
@@ -66,8 +73,12 @@ class Engine:
             raise
         self._shares = self.strategy is Strategy.LAST_ROWS
         batch_tokens = BATCH_TOKENS[self.strategy]
-        most = max(max_tokens, batch_tokens) + KEPT_TOKENS
-        self._lanes = [_Lane(self._context, batch_tokens + KEPT_TOKENS, most)]
+        least = LEAST_CELLS if not spec.causal else batch_tokens + KEPT_TOKENS
+        cores = _Cores(threads)
+        self._lanes = [
+            _Lane(self._context, cores, least, max(max_tokens, least))
+            for _ in range(1 if spec.causal else min(threads, MOST_LANES))
+        ]
         self._scheduler = Scheduler(
             self._lanes,
             max_tokens=batch_tokens,
@@ -120,20 +131,44 @@ class Engine:
         )
 
 
+class _Cores:
+    """The threads that lanes share: all for one that computes alone, an equal part when several do."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads, self._busy = threads, 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def share(self) -> Iterator[int]:
+        """How many threads one more lane may use."""
+        with self._lock:
+            self._busy += 1
+            busy = self._busy
+        try:
+            yield max(1, self._threads // busy)
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+
 class _Lane:
     """A native context, made when it is first needed, and anew when a longer text comes than it has cells for."""
 
-    def __init__(self, open_context: Callable[[int], NativeContext], least_cells: int, most_cells: int) -> None:
-        self._open, self._least, self._most = open_context, least_cells, most_cells
+    def __init__(
+        self, open_context: Callable[[int], NativeContext], cores: _Cores, least_cells: int, most_cells: int
+    ) -> None:
+        self._open, self._cores, self._least, self._most = open_context, cores, least_cells, most_cells
         self._context: NativeContext | None = None
 
     def vectors(self, texts: Sequence[Ids], prompt: Ids, between: Between) -> Vectors:
         """As the scheduler asks; texts that spoil their batch with NaN are computed once more, alone."""
         context = self._with_cells(max(self._least, *map(len, texts)))
-        rows = context.vectors(texts, prompt, between)
-        if len(texts) > 1:
-            for index in np.flatnonzero(~np.isfinite(rows).all(axis=1)):
-                rows[index] = context.vectors([texts[int(index)]], prompt, between)[0]
+        with self._cores.share() as threads:
+            context.use_threads(threads)
+            rows = context.vectors(texts, prompt, between)
+            if len(texts) > 1:
+                for index in np.flatnonzero(~np.isfinite(rows).all(axis=1)):
+                    rows[index] = context.vectors([texts[int(index)]], prompt, between)[0]
         return rows
 
     def close(self) -> None:

@@ -91,19 +91,21 @@ class NativeContext:
 
     def __init__(self, model: NativeModel, *, cells: int, threads: int, pooling: Pooling, strategy: Strategy) -> None:
         llama = binding.llama()
+        sequences = sequences_for(model.spec)
+        n_sequences, self.max_texts = sequences.total, sequences.texts
+        cells = max(cells, n_sequences)  # fewer outputs than sequences: llama.cpp aborts
         self.model, self.pooling, self.strategy, self.cells = model, pooling, strategy, cells
         # Pooling over all of a text's tokens happens within one pass.
         one_pass = not (model.spec.causal and pooling is Pooling.LAST)
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = cells + (KEPT_TOKENS if strategy is Strategy.LAST_ROWS else 0)
         parameters.n_batch = parameters.n_ubatch = cells if one_pass else min(cells, MICRO_BATCH)
-        n_sequences, self.max_texts = (sequences := sequences_for(model.spec)).total, sequences.texts
         self._slots = range(self.max_texts, n_sequences)
         self._between: Callable[[int, int], None] = _go_on
         self._kept: dict[int, Ids] = {}
         parameters.n_seq_max = n_sequences
         parameters.kv_unified = True
-        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.n_threads = parameters.n_threads_batch = self._threads = threads
         parameters.no_perf = True
         parameters.pooling_type = int(pooling)
         parameters.embeddings = strategy is Strategy.PLAIN
@@ -131,6 +133,12 @@ class NativeContext:
     def close(self) -> None:
         self._handle = None
         self._finalizer()
+
+    def use_threads(self, threads: int) -> None:
+        """CPU threads from now on."""
+        if threads != self._threads:
+            self._threads = threads
+            binding.llama().llama_set_n_threads(self._handle, threads, threads)
 
     def vectors(
         self, texts: Sequence[Ids], prompt: Ids = _NO_IDS, between: Callable[[int, int], None] = _go_on
