@@ -76,6 +76,12 @@ def llama() -> Any:
     return module
 
 
+def version() -> str:
+    """The release of llama-cpp-python that is loaded; "unknown" where it does not say."""
+    package = sys.modules.get(llama().__name__.partition(".")[0])
+    return str(getattr(package, "__version__", "unknown"))
+
+
 def _load_backends(package: Path) -> None:
     """Load the backends of a build that has them as libraries of their own; others have them from the start.
 
