@@ -23,7 +23,7 @@ _HEAD = rb"^(output|token_embd)\.weight$"
 """The vocabulary projection; where the checkpoint ties it to the token embeddings, llama.cpp loads those twice."""
 
 # What llama.cpp and its backends say when an allocation fails.
-_NO_MEMORY = ("unable to allocate", "failed to allocate", "out of memory", "OutOfDeviceMemory")
+_NO_MEMORY = ("unable to allocate", "failed to allocate", "out of memory", "OutOfDeviceMemory", "bad_alloc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,10 @@ class NativeModel:
     def _refuse(self, path: str | os.PathLike[str], complaint: str) -> NoReturn:
         seen = complaint or "it gives no reason"
         if any(word in complaint for word in _NO_MEMORY):
-            raise DeviceMemoryError(
-                f"{self.place} has no room for {self.gpu_layers or 'the'} layers of {path}: {seen}. "
-                + ("Put fewer layers on it, or use device=cpu." if self.device == "gpu" else "Use a smaller model.")
-            )
+            what, instead = (f"{self.gpu_layers} layers of {path}", "Put fewer layers on it, or use device=cpu.")
+            if self.device == "cpu":
+                what, instead = str(path), "Use a smaller model, or end other programs."
+            raise DeviceMemoryError(f"{self.place} has no room for {what}: {seen}. {instead}")
         raise ModelFileError(f"llama.cpp cannot load {path}: {seen}. Give the GGUF of a text-embedding model.")
 
     def close(self) -> None:

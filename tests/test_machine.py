@@ -1,0 +1,191 @@
+"""What is read of the machine: memory, processor, graphics, and the builds that fit."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from qgguf import graphics
+from qgguf.builds import BINDING_VERSION, BUILDS, compile_line, wheel_line
+from qgguf.graphics import Graphics, read_graphics
+from qgguf.host_memory import read_host_memory
+from qgguf.native import binding
+from qgguf.processor import compiled_in, lacking, read_processor, unused
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+GB = 10**9
+
+# Memory
+
+
+def memory(folder: Path, own: str, groups: dict[str, dict[str, str]], available_kb: int = 12_000_000):
+    (folder / "meminfo").write_text(f"MemTotal: 16000000 kB\nMemFree: 1 kB\nMemAvailable: {available_kb} kB\n")
+    (folder / "own").write_text(own)
+    for group, files in groups.items():
+        (folder / "cgroup" / group).mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / "cgroup" / group / name).write_text(text)
+    return read_host_memory(folder / "meminfo", folder / "cgroup", folder / "own")
+
+
+def test_this_machines_memory():
+    """Total and available of /proc/meminfo, where there is one; the limit of a group can only make it less."""
+    found = read_host_memory()
+    assert 0 < found.available_bytes <= found.total_bytes
+    assert found.limit_bytes is None or found.limit_bytes <= found.total_bytes
+    if hasattr(os, "sysconf"):
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        assert found.total_bytes == pytest.approx(pages, rel=0.01)
+
+
+def test_no_limit(tmp_path: Path):
+    """The word max, and version 1's number near 2^63."""
+    v2 = memory(tmp_path / "2", "0::/a\n", {"a": {"memory.max": "max\n"}}) if not (tmp_path / "2").mkdir() else None
+    (tmp_path / "1").mkdir()
+    v1 = memory(tmp_path / "1", "4:memory:/a\n", {"memory/a": {"memory.limit_in_bytes": str(2**63 - 4096)}})
+    for found in (v1, v2):
+        assert (found.total_bytes, found.available_bytes, found.limit_bytes) == (16_384_000_000, 12_288_000_000, None)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_limit_leaves_what_the_group_does_not_hold(version: int, tmp_path: Path):
+    """Limit minus use, the kernel's old file pages not counted as use."""
+    if version == 2:
+        files = {
+            "memory.max": "4000000000",
+            "memory.current": "3000000000",
+            "memory.stat": "anon 1\ninactive_file 1000000000\n",
+        }
+        found = memory(tmp_path, "0::/pod/box\n", {"pod": files, "pod/box": {"memory.max": "max"}})
+    else:
+        files = {
+            "memory.limit_in_bytes": "4000000000",
+            "memory.usage_in_bytes": "3000000000",
+            "memory.stat": "inactive_file 5\ntotal_inactive_file 1000000000\n",
+        }
+        found = memory(tmp_path, "9:cpu:/x\n4:memory:/pod/box\n", {"memory/pod": files})
+    assert (found.limit_bytes, found.available_bytes) == (4 * GB, 2 * GB)
+
+
+def test_the_tightest_limit_counts(tmp_path: Path):
+    """A group in a group; a full one leaves nothing, never less."""
+    full = {"memory.max": "1000000000", "memory.current": "1000000001"}
+    found = memory(tmp_path, "0::/a/b\n", {"a": full, "a/b": {"memory.max": "2000000000", "memory.current": "0"}})
+    assert (found.limit_bytes, found.available_bytes) == (GB, 0)
+
+
+# Processor
+
+
+def test_this_processor_has_what_the_build_uses():
+    """Else nothing here would have run; the words of both sides are understood."""
+    compiled = compiled_in(binding.llama().llama_print_system_info().decode())
+    processor = read_processor()
+    assert processor.name and lacking(compiled, processor.flags) == ()
+    if processor.flags:
+        assert not set(unused(compiled, processor.flags)) & set(compiled)
+
+
+def test_a_servers_cpuinfo(tmp_path: Path):
+    """The first core's lines; ARM says Features."""
+    (tmp_path / "x86").write_text(
+        "processor\t: 0\nmodel name\t: Xeon é\nflags\t\t: pni avx2\n\nprocessor\t: 1\nflags\t\t: none\n"
+    )
+    (tmp_path / "arm").write_text("processor\t: 0\nFeatures\t: fp asimd i8mm\n")
+    x86, arm = read_processor(tmp_path / "x86"), read_processor(tmp_path / "arm")
+    assert (x86.name, x86.flags) == ("Xeon é", {"pni", "avx2"})
+    assert lacking(("SSE3", "AVX2", "AVX512", "OPENMP"), x86.flags) == ("AVX512",)
+    assert unused(("NEON",), arm.flags) == ("MATMUL_INT8",)
+    assert read_processor(tmp_path / "none").flags == frozenset()
+    assert lacking(("AVX512",), frozenset()) == (), "a system that says nothing lacks nothing"
+
+
+# Graphics
+
+SMI = """#!/bin/sh
+case "$1" in
+  --query*) printf '550.54.15, NVIDIA GeForce RTX 3060\\n550.54.15, Quadro P400\\n' ;;
+  *) echo '| NVIDIA-SMI 550.54.15    Driver Version: 550.54.15    CUDA Version: 12.4     |' ;;
+esac
+"""
+
+
+def with_programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> Graphics:
+    for name, text in programs.items():
+        path = folder / name.replace("_", "-")
+        path.write_text(text)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    return read_graphics()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="programs of sh")
+def test_a_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Cards, driver and the CUDA that it runs; the compiler's version."""
+    nvcc = "#!/bin/sh\necho 'Cuda compilation tools, release 12.8, V12.8.93'\n"
+    found = with_programs(tmp_path, monkeypatch, nvidia_smi=SMI, nvcc=nvcc)
+    assert found.nvidia_cards == ("NVIDIA GeForce RTX 3060", "Quadro P400")
+    assert (found.nvidia_driver, found.driver_cuda, found.nvcc) == ("550.54.15", (12, 4), (12, 8))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="programs of sh")
+@pytest.mark.parametrize(
+    "says",
+    [
+        "#!/bin/sh\nexit 9\n",
+        "#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'\n",
+        "#!/bin/sh\nprintf '\\377\\376'\n",
+        "no program at all",
+        "#!/bin/sh\nexec sleep 60\n",
+    ],
+)
+def test_a_driver_in_trouble_is_no_driver(says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither a failure nor a wait that never ends is ours."""
+    monkeypatch.setattr(graphics, "PATIENCE_SECONDS", 0.5)
+    found = with_programs(tmp_path, monkeypatch, nvidia_smi=says)
+    assert (found.nvidia_cards, found.nvidia_driver, found.driver_cuda) == ((), "", None)
+
+
+# Builds
+
+
+def test_the_pin_is_the_same_everywhere():
+    """pyproject.toml, README and the commands name one release."""
+    assert f'"llama-cpp-python=={BINDING_VERSION}"' in (REPOSITORY / "pyproject.toml").read_text("utf-8")
+    named = set(re.findall(r"llama-cpp-python==([\d.]+\d)", (REPOSITORY / "README.md").read_text("utf-8")))
+    assert named == {BINDING_VERSION}
+
+
+@pytest.mark.parametrize("system", ["linux", "win32", "darwin"])
+@pytest.mark.parametrize("backend", BUILDS)
+def test_every_build_has_a_command(backend: str, system: str):
+    """Compiled always, without pip's cache of an earlier build; as a wheel where there is one, and then only so."""
+    line = compile_line(backend, system)
+    assert f"llama-cpp-python=={BINDING_VERSION}" in line and "--no-cache-dir" in line and BUILDS[backend].flag in line
+    wheel = wheel_line(backend, system, (12, 4))
+    assert wheel is None or "--only-binary" in wheel
+    assert (wheel is None) == ((backend, system) in {("CUDA", "darwin"), ("Vulkan", "darwin"), ("ROCm", "darwin"),
+                                                     ("Metal", "linux"), ("Metal", "win32")})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("driver", "folder"),
+    [
+        ((11, 8), "cu118"),
+        ((12, 0), "cu118"),
+        ((12, 4), "cu124"),
+        ((12, 9), "cu125"),
+        ((13, 1), "cu130"),
+        ((14, 0), "cu132"),
+    ],
+)
+def test_a_wheel_is_never_newer_than_the_driver(driver: tuple[int, int], folder: str):
+    """The newest that the driver runs."""
+    line = wheel_line("CUDA", "linux", driver)
+    assert line is not None and line.endswith(f"/{folder}")
+
+
+def test_no_driver_no_cuda_wheel():
+    assert wheel_line("CUDA", sys.platform, None) is wheel_line("CUDA", "linux", (10, 2)) is None
