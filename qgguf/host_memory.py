@@ -1,95 +1,115 @@
-"""How much memory this process may use: what the machine has, and what its control groups leave."""
+"""How much of the host's memory this process may use: what the system has, what is free, what the container allows."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from qgguf import cgroups
-
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+# cgroup v1 writes a number near 2^63 where nothing limits.
+_NO_LIMIT = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """Memory of the machine and of the group that the process is in.
+    """The host's memory as this process meets it.
 
-    total_bytes      the machine's; 0 where the system does not say
-    available_bytes  what can be used without swapping, machine and group considered; 0 where the system does not say
-    limit_bytes      the tightest group's limit; None for no limit
+    limit_bytes  the most it may ever have: the machine's, or its container's where that is less
+    free_bytes   what it can take now without others being pushed out; pages of files count as free
+    container    the limit is the container's
     """
 
-    total_bytes: int
-    available_bytes: int
-    limit_bytes: int | None
+    limit_bytes: int
+    free_bytes: int
+    container: bool
 
 
-def read_host_memory(meminfo: Path = _MEMINFO, root: Path = cgroups.ROOT, own: Path = cgroups.OWN) -> HostMemory:
-    """What there is now.
+def host_memory(root: Path = _CGROUPS, own: Path = _OWN_CGROUP, meminfo: Path = _MEMINFO) -> HostMemory | None:
+    """What this process may use; None where the system does not say (Windows).
 
-    meminfo    Linux's /proc/meminfo
-    root, own  as in `cgroups.own_groups`
+    root     where cgroups are mounted
+    own      the process's /proc/self/cgroup
+    meminfo  /proc/meminfo
     """
-    total, available = _linux(meminfo) or _elsewhere()
-    limit = None
-    for group in cgroups.own_groups("memory", root, own):
-        granted = _number(group / "memory.max") or _number(group / "memory.limit_in_bytes")
-        # "No limit" of version 1 is a number near 2^63.
-        if granted is None or (total and granted >= total):
-            continue
-        left = max(0, granted - _held(group))
-        limit = min(limit or granted, granted)
-        available = min(available or left, left)
-    return HostMemory(total, available, limit)
+    machine = _machine(meminfo)
+    group = cgroup_memory(root, own)
+    if machine is None or group is None:
+        return machine
+    limit, used = group
+    if limit >= machine.limit_bytes:
+        return machine
+    return HostMemory(limit, max(0, min(machine.free_bytes, limit - used)), True)
 
 
-def _linux(meminfo: Path) -> tuple[int, int] | None:
+def cgroup_memory(root: Path, own: Path) -> tuple[int, int] | None:
+    """(limit, used) in bytes of the group or parent with the least left, cgroup v2 or v1; None where none is limited.
+
+    Pages of files that nobody has used lately are not counted as used: the kernel drops them first.
+    """
     try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        total, available = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    except (OSError, KeyError, ValueError, IndexError):
+        lines = own.read_text().splitlines()
+    except OSError:
         return None
-    return total, available
+    found = []
+    for line in lines:
+        _, controllers, path = ([*line.split(":", 2), "", ""])[:3]
+        if controllers == "":
+            base, names = root, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        # In a container the path may be the host's while the mount shows only our own group: the root is read too.
+        for depth in range(len(parts), -1, -1):
+            group = base.joinpath(*parts[:depth])
+            limit = _number(group / names[0])
+            if limit is not None and limit < _NO_LIMIT:
+                used = (_number(group / names[1]) or 0) - _inactive_file_bytes(group / "memory.stat")
+                found.append((limit, max(0, used)))
+    return min(found, key=lambda pair: pair[0] - pair[1], default=None)
 
 
-def _elsewhere() -> tuple[int, int]:
-    """macOS and the BSDs say the total only; it stands for what is available, as in llama.cpp."""
-    if sys.platform == "win32":
-        return _windows()
+def _inactive_file_bytes(path: Path) -> int:
     try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    except (OSError, ValueError):
-        total = 0
-    return max(0, total), max(0, total)
-
-
-def _windows() -> tuple[int, int]:
-    import ctypes
-
-    class Status(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_uint32), ("load", ctypes.c_uint32)] + [
-            (name, ctypes.c_uint64)
-            for name in ("total", "available", "total_page", "available_page", "total_v", "available_v", "extended")
-        ]
-
-    status = Status(length=ctypes.sizeof(Status))
-    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009  (no such attribute for a type checker elsewhere)
-    return (status.total, status.available) if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else (0, 0)
-
-
-def _held(group: Path) -> int:
-    """Bytes of a group that the kernel cannot take back: all that it uses but its old file pages."""
-    used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
-    try:
-        said = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return used - int(said.get("total_inactive_file", said.get("inactive_file", 0)))
-    except (OSError, ValueError):
-        return used
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    values = dict(line.split(" ", 1) for line in lines if " " in line)
+    # v1 counts a group without its children under the shorter name.
+    value = values.get("total_inactive_file", values.get("inactive_file", "0"))
+    return int(value) if value.isdecimal() else 0
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None where there is no file, or the word max."""
     try:
-        return int(path.read_text())
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _machine(meminfo: Path) -> HostMemory | None:
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return _by_sysconf()
+    kilobytes = {name: words.split()[0] for name, _, words in (line.partition(":") for line in lines) if words.split()}
+    try:
+        total = 1024 * int(kilobytes["MemTotal"])
+        free = 1024 * int(kilobytes.get("MemAvailable", kilobytes.get("MemFree", "0")))
+    except (KeyError, ValueError):
+        return _by_sysconf()
+    return HostMemory(total, free, False)
+
+
+def _by_sysconf() -> HostMemory | None:
+    """macOS says how much there is, and not simply how much is free: all of it is taken for free."""
+    if not hasattr(os, "sysconf"):
+        return None
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
         return None
+    return HostMemory(total, total, False) if total > 0 else None

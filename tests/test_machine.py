@@ -1,4 +1,4 @@
-"""What is read of the machine: memory, processor, graphics, and the builds that fit."""
+"""What is read of the machine: processor, graphics, and the builds that fit."""
 
 import os
 import re
@@ -10,72 +10,10 @@ import pytest
 from qgguf import graphics
 from qgguf.builds import BINDING_VERSION, BUILDS, compile_line, wheel_line
 from qgguf.graphics import Graphics, read_graphics
-from qgguf.host_memory import read_host_memory
 from qgguf.native import binding
 from qgguf.processor import compiled_in, lacking, read_processor, unused
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-GB = 10**9
-
-# Memory
-
-
-def memory(folder: Path, own: str, groups: dict[str, dict[str, str]], available_kb: int = 12_000_000):
-    (folder / "meminfo").write_text(f"MemTotal: 16000000 kB\nMemFree: 1 kB\nMemAvailable: {available_kb} kB\n")
-    (folder / "own").write_text(own)
-    for group, files in groups.items():
-        (folder / "cgroup" / group).mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (folder / "cgroup" / group / name).write_text(text)
-    return read_host_memory(folder / "meminfo", folder / "cgroup", folder / "own")
-
-
-def test_this_machines_memory():
-    """Total and available of /proc/meminfo, where there is one; the limit of a group can only make it less."""
-    found = read_host_memory()
-    assert 0 < found.available_bytes <= found.total_bytes
-    assert found.limit_bytes is None or found.limit_bytes <= found.total_bytes
-    if hasattr(os, "sysconf"):
-        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        assert found.total_bytes == pytest.approx(pages, rel=0.01)
-
-
-def test_no_limit(tmp_path: Path):
-    """The word max, and version 1's number near 2^63."""
-    v2 = memory(tmp_path / "2", "0::/a\n", {"a": {"memory.max": "max\n"}}) if not (tmp_path / "2").mkdir() else None
-    (tmp_path / "1").mkdir()
-    v1 = memory(tmp_path / "1", "4:memory:/a\n", {"memory/a": {"memory.limit_in_bytes": str(2**63 - 4096)}})
-    for found in (v1, v2):
-        assert (found.total_bytes, found.available_bytes, found.limit_bytes) == (16_384_000_000, 12_288_000_000, None)
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_limit_leaves_what_the_group_does_not_hold(version: int, tmp_path: Path):
-    """Limit minus use, the kernel's old file pages not counted as use."""
-    if version == 2:
-        files = {
-            "memory.max": "4000000000",
-            "memory.current": "3000000000",
-            "memory.stat": "anon 1\ninactive_file 1000000000\n",
-        }
-        found = memory(tmp_path, "0::/pod/box\n", {"pod": files, "pod/box": {"memory.max": "max"}})
-    else:
-        files = {
-            "memory.limit_in_bytes": "4000000000",
-            "memory.usage_in_bytes": "3000000000",
-            "memory.stat": "inactive_file 5\ntotal_inactive_file 1000000000\n",
-        }
-        found = memory(tmp_path, "9:cpu:/x\n4:memory:/pod/box\n", {"memory/pod": files})
-    assert (found.limit_bytes, found.available_bytes) == (4 * GB, 2 * GB)
-
-
-def test_the_tightest_limit_counts(tmp_path: Path):
-    """A group in a group; a full one leaves nothing, never less."""
-    full = {"memory.max": "1000000000", "memory.current": "1000000001"}
-    found = memory(tmp_path, "0::/a/b\n", {"a": full, "a/b": {"memory.max": "2000000000", "memory.current": "0"}})
-    assert (found.limit_bytes, found.available_bytes) == (GB, 0)
-
-
 # Processor
 
 

@@ -121,10 +121,10 @@ def _threads(threads: dict[str, Any]) -> str:
 
 def _memory(report: "Report") -> str:
     memory = report.memory
-    if not memory.total_bytes:
+    if memory is None:
         return "unknown"
-    limit = "no container limit" if memory.limit_bytes is None else f"container limit {readable(memory.limit_bytes)}"
-    return f"{readable(memory.available_bytes)} of {readable(memory.total_bytes)} free, {limit}"
+    limit = "the container's limit" if memory.container else "no container limit"
+    return f"{readable(memory.free_bytes)} of {readable(memory.limit_bytes)} free, {limit}"
 
 
 def _models(report: "Report") -> list[str]:

@@ -16,7 +16,7 @@ from qgguf.doctor.model_files import ModelState, Progress, examine_model
 from qgguf.doctor.trial import ask
 from qgguf.errors import QgError
 from qgguf.graphics import Graphics, backends_for, read_graphics
-from qgguf.host_memory import HostMemory, read_host_memory
+from qgguf.host_memory import HostMemory, host_memory
 from qgguf.hub.catalogue import CATALOGUE
 from qgguf.processor import compiled_in, lacking, read_processor, unused
 from qgguf.settings import device_setting, threads_setting
@@ -60,7 +60,7 @@ class Report:
     graphics      cards, drivers and compilers
     processor     name, flags that the build could use, those that it lacks
     threads       usable, the three limits, QGGUF_THREADS
-    memory        of the host
+    memory        of the host; None where the system does not say
     settings      environment variables that are set
     models        each file here
     trial         of one model: cosines to llama.cpp's own path; or skipped: why; or error
@@ -77,7 +77,7 @@ class Report:
     graphics: Graphics
     processor: dict[str, Any]
     threads: dict[str, Any]
-    memory: HostMemory
+    memory: HostMemory | None
     settings: dict[str, str]
     models: list[ModelState]
     trial: dict[str, Any]
@@ -103,7 +103,7 @@ def examine(
     """
     findings: list[Finding] = []
     device, threads = _asked_device(findings), _asked_threads(findings)
-    memory, cores, graphics, processor = read_host_memory(), read_cores(), read_graphics(), read_processor()
+    memory, cores, graphics, processor = host_memory(), read_cores(), read_graphics(), read_processor()
     said = ask("binding", {"device": device})
     compiled = compiled_in(said.get("system_info", ""))
     about_processor = {
@@ -300,13 +300,18 @@ def _models(
 
 
 def _trial(
-    path: Path, device: str, threads: int | None, memory: HostMemory, binding: dict[str, Any], findings: list[Finding]
+    path: Path,
+    device: str,
+    threads: int | None,
+    memory: HostMemory | None,
+    binding: dict[str, Any],
+    findings: list[Finding],
 ) -> dict[str, Any]:
     if "error" in binding or binding["version"] != BINDING_VERSION:
         return {"skipped": "llama-cpp-python must work first"}
     size_bytes = path.stat().st_size
-    if memory.available_bytes and size_bytes > memory.available_bytes:
-        says = f"{path} has {size_bytes / 1e9:.2f} GB, and {memory.available_bytes / 1e9:.2f} GB of memory are free"
+    if memory is not None and size_bytes > memory.free_bytes:
+        says = f"{path} has {size_bytes / 1e9:.2f} GB, and {memory.free_bytes / 1e9:.2f} GB of memory are free"
         findings.append(Finding("trial", False, f"{says}: not tried."))
         return {"skipped": says}
     found = ask("embed", {"path": str(path), "device": device, "threads": threads})
