@@ -2,41 +2,30 @@
 
 import logging
 import os
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
+from qgguf import bulk
 from qgguf import prompts as prompt_texts
+from qgguf import texts as text_lists
 from qgguf import vectors as vector_math
-from qgguf.batching import distinct_texts, order_texts, take_batch
+from qgguf.awaiting import Waiters, awaitable, current_cancellation
 from qgguf.cores import usable_cores
-from qgguf.errors import ModelFileError, NativeError, OptionError, PromptError, QgError, TextError, TextTooLongError
+from qgguf.engine import Engine
+from qgguf.errors import ModelFileError, OptionError, PromptError, TextTooLongError
 from qgguf.gguf_file import read_header, spec_of
-from qgguf.native.choice import choose_strategy
-from qgguf.native.context import NativeContext, Strategy
-from qgguf.native.model import NativeModel
+from qgguf.native.context import Strategy
 from qgguf.spec import ModelSpec, Pooling
-from qgguf.tokenizer import Ids, Tokenizer
 
 log = logging.getLogger("qgguf")
 
 DEFAULT_MAX_TOKENS = 8192
 """Where a checkpoint declares no limit of its own: the length its authors evaluate Qwen3-Embedding with."""
-
-BATCH_TOKENS = {Strategy.LAST_ROWS: 2048, Strategy.TWO_CALLS: 2048, Strategy.PLAIN: 512}
-"""Tokens computed together. In one pass of an encoder every token is compared with all of its batch: small is fast."""
-
-LEAST_SHARED = 8
-"""Tokens that texts must begin with alike to be put into one batch for it."""
-
-MAX_INT = 2**31 - 1
 
 TRUNCATIONS = ("end", "error")
 
@@ -95,8 +84,6 @@ class Embedder:
         self.spec: ModelSpec = spec_of(header, self.path)
         for sentence in self.spec.mended:
             log.info("%s: %s", self.path.name, sentence)
-        self._pooling = _pooling(self.spec, pooling, self.path)
-        self._threads = usable_cores() if threads is None else _at_least(1, threads, "threads")
         self._truncate = _truncation(truncate)
         self._dims = self.spec.dims
         self._warned_of_dims = False
@@ -107,18 +94,18 @@ class Embedder:
         if self._default_prompt_name is not None and self._default_prompt_name not in self._prompts:
             raise PromptError(f"default_prompt_name={default_prompt_name!r}; there are {sorted(self._prompts)}.")
         self._max_tokens = _max_tokens(self.spec, max_tokens)
-        self._life = _Life()
-        self._computing = threading.Lock()
-        self._context: NativeContext | None = None
-        self._model = NativeModel(self.path, self.spec, device)
-        self._tokenizer = Tokenizer(self._model, header, self.path)
-        try:
-            self.strategy = choose_strategy(self._model, threads=self._threads, pooling=self._pooling, asked=strategy)
-        except QgError:
-            self._model.close()
-            raise
-        self.device = self._model.device
-        """ "cpu" or "cuda": where the model runs"""
+        self._engine = Engine(
+            self.path,
+            header,
+            self.spec,
+            device=device,
+            threads=usable_cores() if threads is None else _at_least(1, threads, "threads"),
+            pooling=_pooling(self.spec, pooling, self.path),
+            strategy=strategy,
+            max_tokens=self._max_tokens,
+        )
+        self.waiters = Waiters()
+        """Threads of the calls that are awaited"""
 
     # What the model is
 
@@ -131,6 +118,16 @@ class Embedder:
     def max_tokens(self) -> int:
         """Longest text in tokens, prompt and end token included."""
         return self._max_tokens
+
+    @property
+    def device(self) -> str:
+        """Where the model runs: "cpu" or "cuda"."""
+        return self._engine.device
+
+    @property
+    def strategy(self) -> Strategy:
+        """How llama.cpp is driven, see `qgguf.native.context.Strategy`."""
+        return self._engine.strategy
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -257,22 +254,26 @@ class Embedder:
         dims = self._dims if truncate_dim is None else self._checked_dims(truncate_dim)
         cut = self._truncate if truncate is None else _truncation(truncate)
 
-        listed = _listed(texts)
-        distinct, places = _distinct(listed)
-        with self._life.in_use():
-            ids = self._tokenize(distinct, before, places)
-            n_tokens = np.fromiter(map(len, ids), np.int64, len(ids))
-            self._report_long(n_tokens[places], cut)
-            # Different texts may have equal ids: é written in two ways, long texts that begin alike.
-            fitting, rows = distinct_texts([self._tokenizer.truncate(one, self._max_tokens) for one in ids])
-            raw = self._compute(fitting, self._tokenizer.prompt_ids(before), show_progress_bar)[rows]
-        _check_finite(raw, listed, places)
-
-        sliced = raw[:, :dims]
-        finished = vector_math.to_precision(
-            vector_math.normalize(sliced) if normalize_embeddings else sliced, precision
+        distinct, places = text_lists.distinct(text_lists.as_list(texts))
+        job = bulk.Job(
+            texts=distinct,
+            places=places,
+            before=before,
+            max_tokens=self._max_tokens,
+            finish=lambda raw: _finished(raw[:, :dims], normalize_embeddings, precision),
+            cancellation=current_cancellation(),
         )
-        return Embeddings(finished[places], n_tokens[places], n_tokens[places] > self._max_tokens)
+        with self._engine.in_use():
+            if cut == "error":
+                self._refuse_long(job)
+            with bulk.TokenBar(show_progress_bar, sum(map(len, distinct))) as bar:
+                vectors, n_tokens = bulk.compute(self._engine, job, bar)
+        if len(distinct) < len(places):
+            vectors, n_tokens = vectors[places], n_tokens[places]
+        truncated = n_tokens > self._max_tokens
+        if truncated.any():
+            log.warning("%s. Their ends were cut.", self._long_texts(n_tokens))
+        return Embeddings(vectors, n_tokens, truncated)
 
     def similarity(self, a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
         """Cosine of every vector of `a` with every vector of `b`: (n, m) float32; see `qgguf.vectors.similarity`."""
@@ -290,26 +291,30 @@ class Embedder:
     ) -> NDArray[np.int64]:
         """Tokens of each text as `encode` sees it, prompt and end token included, before any cut: (n_texts,) int64."""
         before = self._prompt(prompt, prompt_name, instruction)
-        distinct, places = _distinct(_listed(texts))
-        with self._life.in_use():
-            ids = self._tokenize(distinct, before, places)
-        return np.fromiter(map(len, ids), np.int64, len(ids))[places]
+        distinct, places = text_lists.distinct(text_lists.as_list(texts))
+        with self._engine.in_use():
+            counts = np.fromiter(map(len, bulk.tokenize(self._engine, distinct, before)), np.int64, len(distinct))
+        return counts[places]
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of one text, end token included; no prompt, no cut."""
-        distinct, places = _distinct(_listed(text))
-        with self._life.in_use():
-            ids: list[int] = self._tokenize(distinct, "", places)[0].tolist()
+        with self._engine.in_use():
+            ids: list[int] = self._engine.tokenizer.ids(text_lists.as_list(text)[0]).tolist()
         return ids
+
+    # Awaited
+
+    aencode = awaitable(encode)
+    aencode_query = awaitable(encode_query)
+    aencode_document = awaitable(encode_document)
+    aembed = awaitable(embed)
 
     # Life
 
     def close(self) -> None:
         """Free the model's memory. Calls after it, and those under way in other threads, raise NativeError."""
-        if self._life.end():
-            if self._context is not None:
-                self._context.close()
-            self._model.close()
+        self._engine.close()
+        self.waiters.close()
 
     def __enter__(self) -> "Embedder":
         return self
@@ -343,106 +348,23 @@ class Embedder:
             )  # fmt: skip
         return int(dims)
 
-    def _tokenize(self, texts: Sequence[str], before: str, places: NDArray[np.intp]) -> list[Ids]:
-        ids = []
-        for index, text in enumerate(texts):
-            self._life.check()
-            try:
-                ids.append(self._tokenizer.ids(before + text))
-            except UnicodeEncodeError as error:
-                place = int(np.flatnonzero(places == index)[0])
-                code = ord(error.object[error.start])
-                raise TextError(
-                    f"Text {place} holds the lone surrogate U+{code:04X}, which is no character. "
-                    "Mend it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
-                ) from None
-        return ids
+    def _refuse_long(self, job: bulk.Job) -> None:
+        """raises  TextTooLongError, before anything is computed"""
+        n_tokens = np.zeros(len(job.texts), np.int64)
+        for index, text in enumerate(job.texts):
+            # No tokenizer makes more tokens than bytes, what it puts around a text apart: most need no look.
+            if 4 * (len(job.before) + len(text)) + 8 > self._max_tokens:
+                n_tokens[index] = len(next(bulk.tokenize(self._engine, [text], job.before)))
+        if (n_tokens > self._max_tokens).any():
+            raise TextTooLongError(
+                f'{self._long_texts(n_tokens[job.places])}. Split them, or cut them with truncate="end".'
+            )
 
-    def _report_long(self, n_tokens: NDArray[np.int64], truncate: str) -> None:
+    def _long_texts(self, n_tokens: NDArray[np.int64]) -> str:
         long = np.flatnonzero(n_tokens > self._max_tokens)
-        if not len(long):
-            return
         shown = ", ".join(f"text {index} ({n_tokens[index]:,})" for index in long[:5])
         shown += ", ..." if len(long) > 5 else ""
-        what = f"{len(long):,} of {len(n_tokens):,} texts are longer than {self._max_tokens:,} tokens: {shown}"
-        if truncate == "error":
-            raise TextTooLongError(f'{what}. Split them, or cut them with truncate="end".')
-        log.warning("%s. Their ends were cut.", what)
-
-    def _compute(self, ids: Sequence[Ids], prompt: Ids, show_progress_bar: bool) -> NDArray[np.float32]:
-        """Vectors of id sequences, in their order: (n, native dims) float32, length not mended."""
-        out = np.empty((len(ids), self.spec.dims), np.float32)
-        least_shared = LEAST_SHARED if self.strategy is Strategy.LAST_ROWS else MAX_INT
-        order, costs = order_texts(ids, least_shared=least_shared)
-        lengths = [len(ids[index]) for index in order]
-        cells = max(BATCH_TOKENS[self.strategy], max(lengths, default=0))
-        start = 0
-        with tqdm(total=sum(lengths), unit="tok", unit_scale=True, delay=2, disable=not show_progress_bar) as bar:
-            while start < len(order):
-                with self._computing:
-                    self._life.check()
-                    context = self._context_for(cells)
-                    stop = take_batch(lengths, costs, start, max_tokens=cells, max_texts=context.max_texts)
-                    batch = order[start:stop]
-                    out[batch] = context.vectors([ids[index] for index in batch], prompt)
-                bar.update(sum(lengths[start:stop]))
-                start = stop
-        return out
-
-    def _context_for(self, cells: int) -> NativeContext:
-        """The context, made anew when a longer text comes than it has cells for."""
-        if self._context is None or self._context.cells < cells:
-            if self._context is not None:
-                self._context.close()
-                self._context = None
-            # To the next power of two, so that slowly growing texts do not each cost a new context.
-            room = min(1 << (cells - 1).bit_length(), max(self._max_tokens, BATCH_TOKENS[self.strategy]))
-            self._context = NativeContext(
-                self._model,
-                cells=room,
-                threads=self._threads,
-                pooling=self._pooling,
-                strategy=self.strategy,
-            )
-        return self._context
-
-
-class _Life:
-    """Lets calls run until the end is asked for, and holds the end until they have left.
-
-    Freed memory under a running native call is a crash, so the end waits; calls ask between two native calls whether to
-    go on, so it waits for no more than one batch.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._n_calls = 0
-        self._ended = False
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        with self._changed:
-            self.check()
-            self._n_calls += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._n_calls -= 1
-                self._changed.notify_all()
-
-    def check(self) -> None:
-        if self._ended:
-            raise NativeError("This Embedder is closed. Open the model again: Embedder(...)")
-
-    def end(self) -> bool:
-        """True for the one caller who is to free the memory, after all calls have left."""
-        with self._changed:
-            if self._ended:
-                return False
-            self._ended = True
-            self._changed.wait_for(lambda: self._n_calls == 0)
-            return True
+        return f"{len(long):,} of {len(n_tokens):,} texts are longer than {self._max_tokens:,} tokens: {shown}"
 
 
 def _find(model: str | os.PathLike[str]) -> Path:
@@ -498,31 +420,5 @@ def _check_precision(precision: str, normalized: bool) -> None:
         raise OptionError("int8 codes have one fixed scale, for unit vectors: leave normalize_embeddings on.")
 
 
-def _listed(texts: str | Iterable[str]) -> list[str]:
-    if isinstance(texts, str):
-        return [texts]
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise TextError(f"Texts must be a str or a list of str, not {type(texts).__name__}.")
-    listed = list(texts)
-    for index, text in enumerate(listed):
-        if not isinstance(text, str):
-            raise TextError(f"Text {index} is {type(text).__name__}, not str.")
-    return listed
-
-
-def _distinct(texts: list[str]) -> tuple[list[str], NDArray[np.intp]]:
-    """Each text once, and for every place which one stands there."""
-    index_of: dict[str, int] = {}
-    places = np.fromiter((index_of.setdefault(text, len(index_of)) for text in texts), np.intp, len(texts))
-    return list(index_of), places
-
-
-def _check_finite(raw: NDArray[np.float32], texts: list[str], places: NDArray[np.intp]) -> None:
-    bad = np.flatnonzero(~np.isfinite(raw).all(axis=1))
-    if len(bad):
-        place = int(np.flatnonzero(places == bad[0])[0])
-        start = texts[place][:40]
-        raise TextError(
-            f"Text {place} ({start!r}) gives a vector that is not finite, and {len(bad) - 1} others do: the model's "
-            "numbers overflow. Use a BF16, F32 or quantised file of it instead of F16."
-        )
+def _finished(raw: NDArray[np.float32], normalized: bool, precision: str) -> NDArray[Any]:
+    return vector_math.to_precision(vector_math.normalize(raw) if normalized else raw, precision)

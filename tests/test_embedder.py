@@ -111,7 +111,7 @@ def test_long_texts_span_micro_batches(qwen3):
     cells = 8192
     found = []
     for strategy in Strategy:
-        context = NativeContext(qwen3._model, cells=cells, threads=2, pooling=Pooling.LAST, strategy=strategy)
+        context = NativeContext(qwen3._engine._model, cells=cells, threads=2, pooling=Pooling.LAST, strategy=strategy)
         found.append(context.vectors([ids, ids[-5:], ids[:1]]))
         context.close()
 
@@ -405,7 +405,8 @@ def test_many_threads_get_their_own_vectors(either):
         thread.join()
 
     for mine, theirs in zip(expected, found, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+        # Their batches are shared, and a batch's shape has a say in the last bits.
+        assert cosines(mine, theirs).min() > 0.9999
 
 
 def test_two_models_live_side_by_side(small_qwen3, minilm_q8):
@@ -528,7 +529,7 @@ def test_a_short_rest_is_not_computed_in_half_precision(qwen3, n_tokens):
     ids = np.array((qwen3.token_ids("word é 한 " * 420) * 2)[:n_tokens], np.int32)
     found = []
     for strategy in (Strategy.LAST_ROWS, Strategy.TWO_CALLS):  # the second without fused attention
-        context = NativeContext(qwen3._model, cells=4096, threads=2, pooling=Pooling.LAST, strategy=strategy)
+        context = NativeContext(qwen3._engine._model, cells=4096, threads=2, pooling=Pooling.LAST, strategy=strategy)
         found.append(context.vectors([ids]))
         context.close()
 
@@ -568,7 +569,8 @@ def test_equal_ids_of_different_texts(small_qwen3):
 
 def test_a_kept_prompt_is_computed_once(qwen3):
     """The second query with an instruction computes its own tokens only: what llama.cpp is given shows it."""
-    context = qwen3._context_for(2048)
+    qwen3.encode("")
+    context = qwen3._engine._lanes[0]._context
     given_tokens = []
     compute = context._compute
     context._compute = lambda batch, start, stop: (given_tokens.append(stop - start), compute(batch, start, stop))

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "qgguf"
 # From the top. A module may import its own floor and those below.
 FLOORS = (
     ("faces", ("__init__", "__main__", "cli")),
-    ("work", ("embedder", "tokenizer", "convert", "doctor")),
+    ("work", ("embedder", "bulk", "awaiting", "engine", "scheduler", "tokenizer", "convert", "doctor")),
     ("door", ("native",)),
     (
         "files",
@@ -23,6 +23,7 @@ FLOORS = (
             "batching",
             "memory",
             "prompts",
+            "texts",
             "normalization",
             "wordpiece",
             "byte_bpe",

@@ -2,8 +2,8 @@
 
 import ctypes
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -14,7 +14,7 @@ from qgguf.batching import SharedTokens, common_length, flat_tokens, share_prefi
 from qgguf.errors import NativeError
 from qgguf.native import binding
 from qgguf.native.model import NativeModel
-from qgguf.spec import Pooling
+from qgguf.spec import ModelSpec, Pooling
 
 Ids = NDArray[np.int32]
 Vectors = NDArray[np.float32]
@@ -62,6 +62,24 @@ class Strategy(Enum):
 _NO_IDS: Ids = np.empty(0, np.int32)
 
 
+def _go_on(_done: int, _total: int) -> None:
+    """Nothing stops the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """How llama.cpp's sequences are used: `texts` of one batch, the rest for prompts that are kept."""
+
+    total: int
+    texts: int
+
+
+def sequences_for(spec: ModelSpec) -> Sequences:
+    """64 to 256 sequences, by the size of the logits that llama.cpp keeps for each."""
+    total = min(max(LOGIT_BYTES // (4 * spec.vocab_size), 64), 256)
+    return Sequences(total, total - KEPT_PREFIXES)
+
+
 class NativeContext:
     """A place to compute: KV cache and scratch for batches of texts over one NativeModel. Not thread-safe.
 
@@ -79,9 +97,9 @@ class NativeContext:
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = cells + (KEPT_TOKENS if strategy is Strategy.LAST_ROWS else 0)
         parameters.n_batch = parameters.n_ubatch = cells if one_pass else min(cells, MICRO_BATCH)
-        n_sequences = min(max(LOGIT_BYTES // (4 * model.spec.vocab_size), 64), 256)
-        self.max_texts = n_sequences - KEPT_PREFIXES
+        n_sequences, self.max_texts = (sequences := sequences_for(model.spec)).total, sequences.texts
         self._slots = range(self.max_texts, n_sequences)
+        self._between: Callable[[int, int], None] = _go_on
         self._kept: dict[int, Ids] = {}
         parameters.n_seq_max = n_sequences
         parameters.kv_unified = True
@@ -114,11 +132,14 @@ class NativeContext:
         self._handle = None
         self._finalizer()
 
-    def vectors(self, texts: Sequence[Ids], prompt: Ids = _NO_IDS) -> Vectors:
+    def vectors(
+        self, texts: Sequence[Ids], prompt: Ids = _NO_IDS, between: Callable[[int, int], None] = _go_on
+    ) -> Vectors:
         """One vector for each text.
 
         texts    ids of each text, frame included, all different: 1 to `max_texts`, `cells` tokens in all
         prompt   ids that texts may begin with; what they do begin with stays in the KV cache for the next call
+        between  called between two native calls with the tokens done and those in all; what it raises ends the work
         returns  (n_texts, dims) float32, as the model makes them (length not 1)
         raises   NativeError with llama.cpp's code
         """
@@ -127,6 +148,7 @@ class NativeContext:
             raise NativeError(f"A batch of {len(texts)} texts; 1 to {self.max_texts} fit, of a token or more each.")
         out = np.empty((len(texts), self.model.spec.dims), np.float32)
         done = False
+        self._between = between
         try:
             if self.strategy is Strategy.LAST_ROWS:
                 self._shared(texts, prompt, out)
@@ -201,6 +223,8 @@ class NativeContext:
 
     def _one_call(self, batch: "_Batch", out: Vectors) -> None:
         for start, stop in self._slices(batch.n_tokens):
+            if start:
+                self._between(start, batch.n_tokens)
             ended = np.flatnonzero((batch.ends >= start) & (batch.ends < stop))
             self._compute(batch, start, stop)
             out[ended] = self._rows.take(len(ended)) if self.strategy is Strategy.LAST_ROWS else self._pooled(ended)
@@ -208,6 +232,8 @@ class NativeContext:
     def _two_calls(self, batch: "_Batch", out: Vectors) -> None:
         before, last = batch.split_off_last()
         for start, stop in self._slices(before.n_tokens):
+            if start:
+                self._between(start, batch.n_tokens)
             self._compute(before, start, stop)
         llama = binding.llama()
         llama.llama_set_embeddings(self._handle, True)

@@ -1,0 +1,71 @@
+"""What callers give as texts: checked, each different one once, in windows that bound the memory."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qgguf.errors import TextError
+
+WINDOW_TEXTS = 4096
+WINDOW_CHARACTERS = 4_000_000
+"""Texts that are tokenised and planned at once: enough to share beginnings, little beside a model in memory."""
+
+
+def as_list(texts: str | Iterable[str]) -> list[str]:
+    """The texts as a list, each of them a str that has a UTF-8 form.
+
+    raises  TextError naming the place
+
+    >>> as_list("é")
+    ['é']
+    """
+    if isinstance(texts, str):
+        texts = [texts]
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise TextError(f"Texts must be a str or a list of str, not {type(texts).__name__}.")
+    listed = list(texts)
+    for index, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise TextError(f"Text {index} is {type(text).__name__}, not str.")
+        if not text.isascii():
+            _check_surrogates(index, text)
+    return listed
+
+
+def _check_surrogates(index: int, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"Text {index} holds the lone surrogate U+{ord(text[error.start]):04X}, which is no character. "
+            "Mend it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        ) from None
+
+
+def distinct(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
+    """Each text once, and for every place which one stands there.
+
+    >>> texts, places = distinct(["a", "b", "a"])
+    >>> texts, places.tolist()
+    (['a', 'b'], [0, 1, 0])
+    """
+    index_of: dict[str, int] = {}
+    places = np.fromiter((index_of.setdefault(text, len(index_of)) for text in texts), np.intp, len(texts))
+    return list(index_of), places
+
+
+def windows(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Neighbouring slices (start, stop) that cover the texts, each of a text or more within the two limits above.
+
+    >>> list(windows(["a", "b"]))
+    [(0, 2)]
+    """
+    start = n_characters = 0
+    for index, text in enumerate(texts):
+        n_characters += len(text)
+        if index > start and (index - start == WINDOW_TEXTS or n_characters > WINDOW_CHARACTERS):
+            yield start, index
+            start, n_characters = index, len(text)
+    if start < len(texts):
+        yield start, len(texts)
