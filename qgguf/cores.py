@@ -1,31 +1,66 @@
 """How many threads this process may keep busy: affinity, container quota, physical cores."""
 
-import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-log = logging.getLogger("qgguf")
+from qgguf import cgroups
 
 _CPUS = Path("/sys/devices/system/cpu")
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """The three limits to the threads that help.
+
+    allowed   CPUs that the process may run on
+    physical  distinct cores among them; None where the system does not say
+    quota     CPUs that its control groups grant it; None for no limit
+    """
+
+    allowed: int
+    physical: int | None
+    quota: float | None
+
+    @property
+    def usable(self) -> int:
+        """Threads that help: the smallest limit, a quota rounded down; at least 1.
+
+        Two threads on one physical core share its arithmetic units, and a thread over the quota is stopped by the
+        kernel while the others wait for it: both make a matrix product slower.
+        """
+        limits = [self.allowed]
+        if self.physical is not None:
+            limits.append(self.physical)
+        if self.quota is not None:
+            limits.append(int(self.quota))
+        return max(1, min(limits))
+
+    @property
+    def reason(self) -> str:
+        """The limits in words.
+
+        >>> Cores(allowed=8, physical=4, quota=2.5).reason
+        '8 CPUs allowed, 4 physical cores, container quota of 2.5'
+        """
+        physical = "physical cores unknown" if self.physical is None else f"{self.physical} physical cores"
+        quota = "no container quota" if self.quota is None else f"container quota of {self.quota:g}"
+        return f"{self.allowed} CPUs allowed, {physical}, {quota}"
 
 
 def usable_cores() -> int:
-    """Threads that help: the smallest of affinity, cgroup quota rounded down and physical cores; at least 1.
+    """Threads that help on this machine: see `Cores.usable`."""
+    return read_cores().usable
 
-    Two threads on one physical core share its arithmetic units, and a thread over the quota is stopped by the kernel
-    while the others wait for it: both make a matrix product slower.
-    """
+
+def read_cores() -> Cores:
+    """What limits this process now."""
     allowed = _affinity()
-    limits = [len(allowed) or os.cpu_count() or 1]
-    physical = _physical(allowed)
-    if physical:
-        limits.append(physical)
-    quota = cgroup_quota(_CGROUPS, _OWN_CGROUP)
-    if quota is not None:
-        limits.append(int(quota))
-    return max(1, min(limits))
+    return Cores(
+        allowed=len(allowed) or os.cpu_count() or 1,
+        physical=_physical(allowed),
+        quota=cgroup_quota(cgroups.ROOT, cgroups.OWN),
+    )
 
 
 def _affinity() -> set[int]:
@@ -34,40 +69,23 @@ def _affinity() -> set[int]:
     return set()
 
 
-def _physical(allowed: set[int]) -> int:
-    """Distinct physical cores among the allowed ones; 0 where the system does not say."""
+def _physical(allowed: set[int]) -> int | None:
+    """Distinct physical cores among the allowed CPUs; None where the system does not say."""
     siblings = set()
     for cpu in allowed:
         try:
             siblings.add((_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip())
         except OSError:
-            return 0
-    return len(siblings)
+            return None
+    return len(siblings) or None
 
 
 def cgroup_quota(root: Path, own: Path) -> float | None:
     """CPUs granted by cgroup v2 or v1, the tightest of the group and its parents; None where there is no quota.
 
-    root  where cgroups are mounted
-    own   the process's /proc/self/cgroup
+    root, own  as in `cgroups.own_groups`
     """
-    quotas = []
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _, controllers, path = ([*line.split(":", 2), "", ""])[:3]
-        if controllers == "":
-            base = root
-        elif "cpu" in controllers.split(","):
-            base = next((folder for folder in (root / controllers, root / "cpu") if folder.is_dir()), root / "cpu")
-        else:
-            continue
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        # In a container the path may be the host's while the mount shows only our own group: the root is read too.
-        for depth in range(len(parts), -1, -1):
-            quotas.append(_quota_of(base.joinpath(*parts[:depth])))
+    quotas = [_quota_of(group) for group in cgroups.own_groups("cpu", root, own)]
     known = [quota for quota in quotas if quota is not None]
     return min(known) if known else None
 

@@ -344,6 +344,7 @@ COMMANDS: dict[str, Any] = {
               "--max-tokens", "--truncate", "--threads", "--device", "--verbose"],
     "similarity": ["--model", "--prompt-name", "--dim", "--device", "--verbose"],
     "inspect": ["--json", "--verbose"],
+    "doctor": ["--json", "--checksums", "--verbose"],
     "pull": ["--verbose"],
     "list": ["--json", "--verbose"],
     "rm": ["--yes", "--verbose"],

@@ -1,8 +1,10 @@
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from qgguf.cores import cgroup_quota, usable_cores
+from qgguf.cores import Cores, cgroup_quota, read_cores, usable_cores
 
 
 def test_usable_cores_is_within_the_machine():
@@ -64,3 +66,23 @@ def test_a_version_1_quota_is_read(tmp_path, quota, expected):
 def test_a_system_without_cgroups_has_no_quota(tmp_path):
     """macOS and Windows have no such file."""
     assert cgroup_quota(tmp_path, tmp_path / "own") is None
+
+
+@given(st.integers(1, 512), st.none() | st.integers(1, 512), st.none() | st.floats(0.01, 1024))
+def test_the_smallest_limit_counts(allowed, physical, quota):
+    """Never over any limit, but one thread at least: half a core is one thread. The reason names all three."""
+    cores = Cores(allowed, physical, quota)
+    limits = [allowed, physical or allowed, allowed if quota is None else quota]
+    assert 1 <= cores.usable <= max(1, min(limits))
+    assert cores.usable == max(1, int(min(limits)))
+    assert f"{allowed} CPUs allowed" in cores.reason
+    assert (f"{physical} physical cores" if physical else "physical cores unknown") in cores.reason
+    assert ("no container quota" if quota is None else f"quota of {quota:g}") in cores.reason
+
+
+def test_this_process_explains_itself():
+    """The limits read are those of the system."""
+    cores = read_cores()
+    assert cores.usable == usable_cores()
+    if hasattr(os, "sched_getaffinity"):
+        assert cores.allowed == len(os.sched_getaffinity(0))

@@ -10,9 +10,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "qgguf"
 # From the top. A module may import its own floor and those below.
 FLOORS = (
     ("faces", ("__init__", "__main__", "cli")),
-    ("work", ("embedder", "bulk", "awaiting", "engine", "scheduler", "tokenizer", "convert")),
+    ("work", ("embedder", "bulk", "awaiting", "engine", "scheduler", "tokenizer", "convert", "doctor")),
     ("door", ("native",)),
-    ("files", ("gguf_file", "gguf_header", "hub", "cores")),
+    (
+        "files",
+        ("gguf_file", "gguf_header", "hub", "settings", "cores", "host_memory", "cgroups", "processor", "graphics"),
+    ),
     (
         "pure",
         (
@@ -25,6 +28,7 @@ FLOORS = (
             "wordpiece",
             "byte_bpe",
             "unicode_tables",
+            "builds",
         ),
     ),
     ("words", ("errors", "spec")),

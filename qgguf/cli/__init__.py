@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 from qgguf.cli.convert import convert
+from qgguf.cli.doctor import doctor
 from qgguf.cli.embed import embed
 from qgguf.cli.inspect import inspect
 from qgguf.cli.logs import is_verbose, verbose_option
@@ -46,7 +47,7 @@ def cli() -> None:
     """
 
 
-for _command in (embed, similarity, inspect, pull, list_command, rm, convert):
+for _command in (embed, similarity, inspect, pull, list_command, rm, convert, doctor):
     cli.add_command(_command)
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import click
 
 from qgguf.cli.logs import verbose_option
+from qgguf.cli.model_option import threads_option
+from qgguf.settings import threads_setting
 
 
 @click.command()
@@ -16,7 +18,7 @@ from qgguf.cli.logs import verbose_option
     "--quant", default="Q4_K_M", show_default=True, metavar="TYPE", help="F32, F16, BF16, Q8_0, Q6_K, Q4_K_M, ..."
 )
 @click.option("--token-embedding-type", metavar="TYPE", help="Another type for the token embeddings.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. Default: one per core.")
+@threads_option
 @click.option("--pooling", type=click.Choice(["mean", "cls", "last"]), help="For a checkpoint that declares none.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
@@ -50,7 +52,7 @@ def convert(
             quant=quant,
             token_embedding_type=token_embedding_type,
             pooling=pooling,
-            threads=threads,
+            threads=threads_setting(threads),
             force=force,
             revision=revision,
             on_progress=show,

@@ -6,9 +6,10 @@ import sys
 import click
 
 from qgguf.cli.logs import verbose_option
-from qgguf.cli.model_option import device_option, find_model, model_option
+from qgguf.cli.model_option import device_option, find_model, model_option, threads_option
 from qgguf.cli.texts import read_texts
 from qgguf.cli.vectors_out import FORMATS, choose_format, output, write_vectors
+from qgguf.settings import device_setting, threads_setting
 
 PRECISIONS = ("float32", "int8", "binary", "ubinary")
 
@@ -47,7 +48,7 @@ PRECISIONS = ("float32", "int8", "binary", "ubinary")
     show_default=True,
     help="What to do with a text over the limit.",
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. Default: one per core.")
+@threads_option
 @device_option
 @verbose_option
 def embed(
@@ -63,7 +64,7 @@ def embed(
     max_tokens: int | None,
     truncate: str,
     threads: int | None,
-    device: str,
+    device: str | None,
 ) -> None:
     """Turn texts into vectors.
 
@@ -83,6 +84,7 @@ def embed(
     """
     if prompt_name is not None and instruction is not None:
         raise click.UsageError("--prompt-name and --instruction exclude each other.")
+    device, threads = device_setting(device), threads_setting(threads)
     form = choose_format(form, out)
     lines = read_texts(texts, file)
     path = find_model(model)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-DEVICES = ("auto", "cpu", "cuda")
+from qgguf.settings import DEVICES, MOST_THREADS
 
 
 def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,9 +26,17 @@ def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--device",
         type=click.Choice(DEVICES),
-        default="auto",
-        show_default=True,
-        help="auto: a GPU if there is one, else the CPU.",
+        help="auto: a GPU if there is one, else the CPU; gpu and cuda demand one. Default: $QGGUF_DEVICE, else auto.",
+    )(command)
+
+
+def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --threads."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(1, MOST_THREADS),
+        metavar="N",
+        help="CPU threads. Default: $QGGUF_THREADS, else one per core that may be used.",
     )(command)
 
 

@@ -6,6 +6,7 @@ from qgguf.cli.columns import shorten, width
 from qgguf.cli.logs import verbose_option
 from qgguf.cli.model_option import device_option, find_model, model_option
 from qgguf.cli.texts import read_texts
+from qgguf.settings import device_setting, threads_setting
 
 # Columns for a text in the table.
 TEXT_COLUMNS = 40
@@ -19,7 +20,7 @@ TEXT_COLUMNS = 40
 @device_option
 @verbose_option
 def similarity(
-    texts: tuple[str, ...], model: str | None, prompt_name: str | None, dim: int | None, device: str
+    texts: tuple[str, ...], model: str | None, prompt_name: str | None, dim: int | None, device: str | None
 ) -> None:
     """Show how near texts are to each other: cosines from -1 to 1.
 
@@ -28,11 +29,12 @@ def similarity(
     """
     if len(texts) < 2:
         raise click.UsageError("One text has nothing to be compared with. Give two or more.")
+    device, threads = device_setting(device), threads_setting(None)
     lines = read_texts(texts, None)
     path = find_model(model)
     from qgguf.embedder import Embedder
 
-    with Embedder(path, device=device) as embedder:
+    with Embedder(path, device=device, threads=threads) as embedder:
         vectors = embedder.encode(lines, prompt_name=prompt_name, truncate_dim=dim)
         scores = embedder.similarity(vectors, vectors).tolist()
     for line in table(lines, scores):

@@ -103,3 +103,14 @@ def short_name(repo: str, revision: str, file_name: str) -> str | None:
             if file.name == file_name:
                 return name if quant == model.default_quant else f"{name}:{quant}"
     return None
+
+
+def published_file(name: str) -> PublishedFile | None:
+    """What is published of a model, by the name that `short_name` gives; None for any other name.
+
+    >>> published_file("qwen3-embedding-4b").name
+    'Qwen3-Embedding-4B-Q4_K_M.gguf'
+    """
+    short, _, quant = name.partition(":")
+    model = CATALOGUE.get(short)
+    return model.files.get(quant or model.default_quant) if model else None

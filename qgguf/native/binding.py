@@ -3,13 +3,16 @@
 import collections
 import ctypes
 import logging
+import os
 import sys
 import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from qgguf.builds import BINDING_VERSION, compile_line
 from qgguf.errors import NativeError
+from qgguf.processor import compiled_in, lacking, read_processor
 
 # NullHandler: an application that set up no logging must not find llama.cpp's warnings on its stderr
 # (logging's last-resort handler would put them there); one that did gets them by propagation.
@@ -47,19 +50,49 @@ def _on_log(level: int, text: bytes, _user_data: Any) -> None:
 def llama() -> Any:
     """The module `llama_cpp.llama_cpp`, its backends started, its log ours.
 
-    raises  NativeError where the binding is missing or does not load
+    raises  NativeError where the binding is missing, does not load, or was compiled for another processor
     """
     try:
         import llama_cpp.llama_cpp as module
-    except (ImportError, OSError, RuntimeError) as error:
+
+        callback = module.llama_log_callback(_on_log)
+        _keep_alive.append(callback)
+        module.llama_log_set(callback, ctypes.c_void_p(0))
+        module.llama_backend_init()
+        _load_backends(Path(module.__file__).parent)
+        system_info = module.llama_print_system_info().decode()
+    except Exception as error:  # a broken package can raise anything at all
+        seen = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise NativeError(
-            f"llama-cpp-python does not load ({error}). Reinstall: pip install --force-reinstall llama-cpp-python"
+            f"llama-cpp-python does not load ({seen}). "
+            f"Install {BINDING_VERSION}, which this qgguf is written for: {compile_line('CPU', sys.platform)}"
         ) from error
-    callback = module.llama_log_callback(_on_log)
-    _keep_alive.append(callback)
-    module.llama_log_set(callback, ctypes.c_void_p(0))
-    module.llama_backend_init()
+    absent = lacking(compiled_in(system_info), read_processor().flags)
+    if absent:
+        raise NativeError(
+            f"This llama-cpp-python was compiled for a processor with {', '.join(absent)}, which this one has not: it "
+            f"would end the program. Compile it here: {compile_line('CPU', sys.platform)}"
+        )
     return module
+
+
+def version() -> str:
+    """The release of llama-cpp-python that is loaded; "unknown" where it does not say."""
+    package = sys.modules.get(llama().__name__.partition(".")[0])
+    return str(getattr(package, "__version__", "unknown"))
+
+
+def _load_backends(package: Path) -> None:
+    """Load the backends of a build that has them as libraries of their own; others have them from the start.
+
+    llama.cpp itself would look beside the Python interpreter and in the current folder.
+    """
+    folder = _folder(package)
+    library = _find(folder, "ggml")
+    if library is not None:
+        library.ggml_backend_reg_count.restype = ctypes.c_size_t
+        if not library.ggml_backend_reg_count():
+            library.ggml_backend_load_all_from_path(os.fsencode(folder))
 
 
 @cache
@@ -72,13 +105,31 @@ def ggml() -> Any:
 
 
 @cache
+def ggml_devices() -> Any:
+    """libggml as a ctypes library: the registry of backends and their devices."""
+    library = _library("ggml")
+    if library is None:
+        raise NativeError(f"No ggml library beside {llama().__file__}. Install llama-cpp-python again.")
+    return library
+
+
+@cache
 def ggml_cpu() -> Any | None:
     """libggml-cpu: the processor's own fast paths. None where the build has one library per kind of processor."""
     return _library("ggml-cpu")
 
 
 def _library(name: str) -> Any | None:
-    folder = Path(llama().__file__).parent / "lib"
+    return _find(_folder(Path(llama().__file__).parent), name)
+
+
+def _folder(package: Path) -> Path:
+    """Where the binding loads its libraries from."""
+    elsewhere = os.environ.get("LLAMA_CPP_LIB_PATH")
+    return package / "lib" if elsewhere is None else Path(elsewhere)
+
+
+def _find(folder: Path, name: str) -> Any | None:
     files = [f"{name}.dll", f"lib{name}.dll", f"lib{name}.dylib", f"lib{name}.so"]
     found = next((folder / file for file in files if (folder / file).exists()), None)
     return None if found is None else ctypes.CDLL(str(found))

@@ -5,17 +5,25 @@ import logging
 import os
 import weakref
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qgguf.errors import DeviceError, ModelFileError, NativeError, OptionError
+from qgguf.errors import DeviceError, DeviceMemoryError, ModelFileError, NativeError, OptionError
 from qgguf.native import binding
-from qgguf.spec import ModelSpec
+from qgguf.native.devices import Device, choose_device, handle_of, list_backends, list_devices
+from qgguf.spec import ModelSpec, Pooling
 
 log = logging.getLogger("qgguf")
 
 Ids = NDArray[np.int32]
+
+_HEAD = rb"^(output|token_embd)\.weight$"
+"""The vocabulary projection; where the checkpoint ties it to the token embeddings, llama.cpp loads those twice."""
+
+# What llama.cpp and its backends say when an allocation fails.
+_NO_MEMORY = ("unable to allocate", "failed to allocate", "out of memory", "OutOfDeviceMemory", "bad_alloc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +37,69 @@ class Frame:
 class NativeModel:
     """Weights and vocabulary, shared by any number of contexts.
 
-    path     the GGUF file; its header has been checked (gguf_file)
-    device   "cpu", "cuda", or "auto": the GPU where the binding has one
-    raises   ModelFileError where llama.cpp cannot load the file, DeviceError where the device is not there
+    path        the GGUF file; its header has been checked (gguf_file)
+    device      "cpu", "gpu", "cuda", or "auto": the GPU where there is one
+    gpu_layers  repeating layers on the GPU, the last ones of the model; None for all
+    head        put the vocabulary projection on the GPU too, which only the plain strategy runs; None: where the
+                model's own pooling needs that strategy
+    repack      on the CPU, a second copy of the weights in the order that its instructions like: faster, more memory
+    mmap        weights stay in the file's pages until they are used; False reads them into memory of their own
+    raises      ModelFileError where llama.cpp cannot load the file, DeviceError where the device is not there,
+                DeviceMemoryError where it has no room, OptionError
+
+    device, place, gpu_layers   "cpu" or "gpu"; the Device, its memory as it was right before loading; what was done
     """
 
-    def __init__(self, path: str | os.PathLike[str], spec: ModelSpec, device: str = "auto") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        spec: ModelSpec,
+        device: str = "auto",
+        *,
+        gpu_layers: int | None = None,
+        head: bool | None = None,
+        repack: bool = True,
+        mmap: bool = True,
+    ) -> None:
         llama = binding.llama()
         self.spec = spec
-        self.device = _choose_device(device)
+        _check_layers(gpu_layers, spec)
+        _check_flags(repack=repack, mmap=mmap)
+        self.place = _place(device, gpu_layers)
+        self.device = "gpu" if self.place.is_gpu else "cpu"
+        wanted = spec.n_layers if gpu_layers is None else gpu_layers
+        self.gpu_layers = wanted if self.device == "gpu" else 0
+        self.head = self.device == "gpu" and (
+            not (spec.causal and spec.pooling is Pooling.LAST) if head is None else head
+        )
         parameters = llama.llama_model_default_params()
-        parameters.n_gpu_layers = -1 if self.device == "cuda" else 0
+        # llama.cpp counts from the end, and counts the output as one layer more.
+        parameters.n_gpu_layers = self.gpu_layers + 1 if self.gpu_layers else 0
+        # One GPU, named: by itself llama.cpp would spread a model over all that it finds, and would set up the GPU's
+        # memory for one that runs on the CPU.
+        only = (ctypes.c_void_p * 2)(handle_of(self.place) if self.device == "gpu" else None, None)
+        parameters.devices = ctypes.cast(only, ctypes.c_void_p)
+        on_host = _Overrides(_HEAD) if self.device == "gpu" and not self.head else None
+        if on_host is not None:
+            parameters.tensor_buft_overrides = on_host.pointer
+        parameters.use_extra_bufts = repack
+        parameters.load_mode = llama.LLAMA_LOAD_MODE_AUTO if mmap else llama.LLAMA_LOAD_MODE_NONE
         binding.last_complaint()
         self._handle: int | None = llama.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self._handle:
-            raise ModelFileError(
-                f"llama.cpp cannot load {path}: {binding.last_complaint() or 'it gives no reason'}. "
-                "Give the GGUF of a text-embedding model."
-            )
+            self._refuse(path, binding.last_complaint())
         self._vocabulary = llama.llama_model_get_vocab(self._handle)
         self._finalizer = weakref.finalize(self, llama.llama_model_free, self._handle)
         self.frame = self._read_frame()
+
+    def _refuse(self, path: str | os.PathLike[str], complaint: str) -> NoReturn:
+        seen = complaint or "it gives no reason"
+        if any(word in complaint for word in _NO_MEMORY):
+            what, instead = (f"{self.gpu_layers} layers of {path}", "Put fewer layers on it, or use device=cpu.")
+            if self.device == "cpu":
+                what, instead = str(path), "Use a smaller model, or end other programs."
+            raise DeviceMemoryError(f"{self.place} has no room for {what}: {seen}. {instead}")
+        raise ModelFileError(f"llama.cpp cannot load {path}: {seen}. Give the GGUF of a text-embedding model.")
 
     def close(self) -> None:
         """Free the weights. Contexts over them must be closed before."""
@@ -95,17 +145,40 @@ class NativeModel:
         return Frame(tuple(before), tuple(after))
 
 
-def _choose_device(device: str) -> str:
-    if device not in ("auto", "cpu", "cuda"):
-        raise OptionError(f"device={device!r}; there are auto, cpu and cuda.")
-    if device == "cpu":
-        return "cpu"
-    if binding.llama().llama_supports_gpu_offload():
-        return "cuda"
-    if device == "cuda":
-        raise DeviceError(
-            "This llama-cpp-python was built without a GPU. Use device=cpu, or build it with CUDA: "
-            'CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-binary :all: llama-cpp-python'
-        )
-    log.info("Running on the CPU: this llama-cpp-python was built without a GPU.")
-    return "cpu"
+class _Overrides:
+    """llama_model_tensor_buft_override[]: weights that stay in the host's memory. Must outlive the load."""
+
+    class _Override(ctypes.Structure):
+        _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+    def __init__(self, pattern: bytes) -> None:
+        host = binding.ggml().ggml_backend_cpu_buffer_type
+        host.restype = ctypes.c_void_p
+        self._array = (self._Override * 2)(self._Override(pattern, host()), self._Override(None, None))
+        self.pointer = ctypes.cast(self._array, ctypes.c_void_p)
+
+
+def _place(asked: str, gpu_layers: int | None) -> Device:
+    """The device that a model gets, told in one line."""
+    if gpu_layers == 0 and asked in ("gpu", "cuda"):
+        raise OptionError(f"gpu_layers=0 with device={asked!r} contradict each other. Use device='cpu'.")
+    if gpu_layers and asked == "cpu":
+        raise OptionError(f"gpu_layers={gpu_layers} with device='cpu' contradict each other. Use device='gpu'.")
+    place, why = choose_device("cpu" if gpu_layers == 0 else asked, list_devices(), list_backends())
+    if gpu_layers and not place.is_gpu:
+        raise DeviceError(f"gpu_layers={gpu_layers}, but there is no GPU: {why}. Use device=cpu.")
+    log.info("Running on %s: %s.", place, "no layers for the GPU" if gpu_layers == 0 else why)
+    return place
+
+
+def _check_layers(gpu_layers: int | None, spec: ModelSpec) -> None:
+    if gpu_layers is None:
+        return
+    if isinstance(gpu_layers, bool) or not isinstance(gpu_layers, int) or not 0 <= gpu_layers <= spec.n_layers:
+        raise OptionError(f"gpu_layers={gpu_layers!r}; {spec.name} has {spec.n_layers} layers: 0 to {spec.n_layers}.")
+
+
+def _check_flags(**flags: bool) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise OptionError(f"{name}={value!r}; there are True and False.")

@@ -1,0 +1,1 @@
+"""Whether this installation works, and what to do where it does not."""

@@ -1,0 +1,105 @@
+"""Whether a model's file is right: header, pooling, end token, prompts, checksum."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qgguf.errors import ModelFileError
+from qgguf.gguf_file import read_header, spec_of
+from qgguf.hub import LocalModel
+from qgguf.hub.catalogue import published_file
+from qgguf.spec import ModelSpec, Pooling
+
+Progress = Callable[[int, int], None]
+
+_READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What a file is, and what is wrong with it.
+
+    name, path, size_bytes  as `qgguf list` shows them
+    embeds                  it is an embedding model; False also for a file that cannot be read
+    quantization, dims, pooling, end_token, prompts   from the header; "", 0 or () where there is none
+    mended                  what the header lacks, and what is done about it when the model is opened
+    checksum                "right", "wrong", "unknown" (nobody published one) or "not checked"
+    wrong                   what makes it useless or doubtful, a sentence each
+    """
+
+    name: str
+    path: str
+    size_bytes: int
+    embeds: bool = False
+    quantization: str = ""
+    dims: int = 0
+    pooling: str = ""
+    end_token: str = ""
+    prompts: tuple[str, ...] = ()
+    mended: tuple[str, ...] = ()
+    checksum: str = "not checked"
+    wrong: tuple[str, ...] = ()
+
+
+def examine_model(model: LocalModel, *, checksums: bool, on_progress: Progress | None = None) -> ModelState:
+    """The state of one file.
+
+    checksums    read the whole file
+    on_progress  called with bytes hashed and bytes in all
+    """
+    wrong = []
+    published = published_file(model.name)
+    if published and published.size_bytes is not None and published.size_bytes != model.size_bytes:
+        wrong.append(f"It has {model.size_bytes:,} bytes, the published file has {published.size_bytes:,}.")
+    checksum = "not checked"
+    if checksums:
+        expected = (published.sha256 if published else None) or _blob_name(model.path)
+        checksum = "unknown" if expected is None else _compare(model.path, expected, on_progress)
+        if checksum == "wrong":
+            wrong.append(f"Its SHA-256 is not the published one, {expected}.")
+    state = ModelState(model.name, str(model.path), model.size_bytes, checksum=checksum, wrong=tuple(wrong))
+    try:
+        header = read_header(model.path)
+    except (ModelFileError, OSError) as error:
+        return replace(state, wrong=(*wrong, str(error)))
+    try:
+        spec = spec_of(header, model.path)
+    except ModelFileError:
+        # The hub's cache is shared: a GGUF for another program (speech, images) is nothing wrong.
+        return state
+    return replace(
+        state,
+        embeds=spec.pooling in (Pooling.MEAN, Pooling.CLS, Pooling.LAST),
+        quantization=spec.quantization,
+        dims=spec.dims,
+        pooling=spec.pooling.name.lower() if spec.pooling is not None else "",
+        end_token=spec.end_token or "",
+        prompts=tuple(spec.prompts),
+        mended=spec.mended,
+        wrong=(*wrong, *_doubts(spec)),
+    )
+
+
+def _doubts(spec: ModelSpec) -> list[str]:
+    if spec.pooling is Pooling.LAST and spec.end_token_id is None:
+        return ["It pools the last token and names no end token, so its vectors are those of any last word."]
+    return []
+
+
+def _blob_name(path: Path) -> str | None:
+    """The hub's cache names a file's bytes by their SHA-256."""
+    name = path.resolve().name
+    return name if re.fullmatch(r"[0-9a-f]{64}", name) else None
+
+
+def _compare(path: Path, expected: str, on_progress: Progress | None) -> str:
+    hasher, size_bytes, done_bytes = hashlib.sha256(), path.stat().st_size, 0
+    with path.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            hasher.update(block)
+            done_bytes += len(block)
+            if on_progress:
+                on_progress(done_bytes, size_bytes)
+    return "right" if hasher.hexdigest() == expected else "wrong"

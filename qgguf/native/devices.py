@@ -1,0 +1,189 @@
+"""The devices that llama.cpp can compute on, and which of them a model gets."""
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+from qgguf.builds import compile_line
+from qgguf.errors import DeviceError, OptionError
+from qgguf.native import binding
+from qgguf.settings import DEVICES
+
+# ggml_backend_dev_type; what is not here (the "meta" device that joins others) is none of ours.
+_KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
+
+# ggml's registry -> the word of the builds and of people.
+_BACKENDS = {"MTL": "Metal"}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device as llama.cpp sees it.
+
+    name         llama.cpp's own: "CPU", "CUDA0", "Vulkan1"
+    description  for people: "NVIDIA GeForce RTX 3060"
+    kind         "cpu", "gpu", "igpu" (a GPU that shares the host's memory) or "accel" (helps the CPU)
+    backend      "CPU", "CUDA", "Vulkan", "Metal", "ROCm", ...
+    free_bytes   what other programs leave of its memory; 0 with total_bytes 0: it does not say
+    total_bytes  its memory
+    """
+
+    name: str
+    description: str
+    kind: str
+    backend: str
+    free_bytes: int
+    total_bytes: int
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.kind in ("gpu", "igpu")
+
+    def __str__(self) -> str:
+        memory = f", {self.free_bytes / 1e9:.1f} of {self.total_bytes / 1e9:.1f} GB free" if self.total_bytes else ""
+        return f"{self.name} ({self.description}, {self.backend}{memory})"
+
+
+def list_devices() -> list[Device]:
+    """Every device of the binding, with its memory as it is now.
+
+    raises  NativeError where the binding does not load
+    """
+    registry = _registry()
+    devices = []
+    for index in range(registry.ggml_backend_dev_count()):
+        handle = registry.ggml_backend_dev_get(index)
+        kind = _KINDS.get(registry.ggml_backend_dev_type(handle))
+        if kind is None:
+            continue
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        registry.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        backend = _text(registry.ggml_backend_reg_name(registry.ggml_backend_dev_backend_reg(handle)))
+        devices.append(
+            Device(
+                name=_text(registry.ggml_backend_dev_name(handle)),
+                description=_text(registry.ggml_backend_dev_description(handle)),
+                kind=kind,
+                backend=_BACKENDS.get(backend, backend),
+                free_bytes=free.value,
+                total_bytes=total.value,
+            )
+        )
+    return devices
+
+
+def list_backends() -> list[str]:
+    """Names of the backends in the binding, those without a device here too.
+
+    raises  NativeError where the binding does not load
+    """
+    registry = _registry()
+    names = [
+        _text(registry.ggml_backend_reg_name(registry.ggml_backend_reg_get(index)))
+        for index in range(registry.ggml_backend_reg_count())
+    ]
+    return [_BACKENDS.get(name, name) for name in names]
+
+
+def handle_of(device: Device) -> int:
+    """llama.cpp's pointer to a device.
+
+    raises  DeviceError: it is not there any more
+    """
+    handle: int | None = _registry().ggml_backend_dev_by_name(device.name.encode())
+    if not handle:
+        raise DeviceError(f"{device} is gone. `qgguf doctor` shows what is there; device=cpu needs no GPU.")
+    return handle
+
+
+def choose_device(
+    asked: str, devices: Sequence[Device], backends: Sequence[str], system: str = sys.platform
+) -> tuple[Device, str]:
+    """The device for a model, and why in words.
+
+    asked     "auto", "cpu", "gpu" or "cuda"
+    devices   what there is: `list_devices()`
+    backends  what the binding was compiled with: `list_backends()`
+    system    sys.platform, for the command that an error names
+    returns   among GPUs one with memory of its own before one that shares the host's, then the one with most free
+    raises    OptionError for another word, DeviceError where the device asked for is not there
+
+    >>> card = Device("Vulkan0", "Arc A770", "gpu", "Vulkan", 15_000_000_000, 16_000_000_000)
+    >>> host = Device("CPU", "a CPU", "cpu", "CPU", 0, 0)
+    >>> choose_device("auto", [card, host], ["Vulkan", "CPU"])[0].name
+    'Vulkan0'
+    """
+    if asked not in DEVICES:
+        raise OptionError(f"device={asked!r}; there are {', '.join(DEVICES[:-1])} and {DEVICES[-1]}.")
+    cpus = [device for device in devices if device.kind == "cpu"]
+    if not cpus:
+        raise DeviceError("This llama-cpp-python has no CPU backend. Install it again: " + compile_line("CPU", system))
+    if asked == "cpu":
+        return cpus[0], "as asked"
+    gpus = [device for device in devices if device.is_gpu and (asked != "cuda" or device.backend == "CUDA")]
+    if gpus:
+        best = max(gpus, key=lambda device: (device.kind == "gpu", device.free_bytes))
+        return best, "as asked" if asked != "auto" else "the GPU with most free memory" if len(
+            gpus
+        ) > 1 else "the GPU of this machine"
+    missing = _missing_gpu(asked, devices, backends)
+    if asked == "auto":
+        return cpus[0], missing
+    if any(backend in backends for backend in (("CUDA",) if asked == "cuda" else _gpu_backends(backends))):
+        what_to_do = "Look at the driver (`qgguf doctor`), or use device=cpu."
+    else:
+        what_to_do = f"Use device=cpu, or compile it for the GPU: {compile_line(_first_choice(asked, system), system)}"
+    raise DeviceError(f"device={asked} is not to be had: {missing}. {what_to_do}")
+
+
+def _missing_gpu(asked: str, devices: Sequence[Device], backends: Sequence[str]) -> str:
+    compiled = [name for name in _gpu_backends(backends) if asked != "cuda" or name == "CUDA"]
+    if compiled:
+        return f"this llama-cpp-python has {' and '.join(compiled)}, which finds no GPU here"
+    if asked == "cuda":
+        others = ", ".join(device.name for device in devices if device.is_gpu)
+        return "this llama-cpp-python was built without CUDA" + (f" (there is {others}: device=gpu)" if others else "")
+    return "this llama-cpp-python was built without a GPU backend"
+
+
+def _gpu_backends(backends: Sequence[str]) -> list[str]:
+    """RPC is a way to other machines, BLAS and the like help the CPU."""
+    return [name for name in backends if name not in ("CPU", "BLAS", "RPC", "ZenDNN", "zDNN", "HTP")]
+
+
+def _first_choice(asked: str, system: str) -> str:
+    return "CUDA" if asked == "cuda" or system != "darwin" else "Metal"
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode("utf-8", "replace")
+
+
+@cache
+def _registry() -> Any:
+    """libggml's calls, with their types. Those on one device live in libggml-base, which Windows does not search."""
+    registry, base = binding.ggml_devices(), binding.ggml()
+    pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+    calls: tuple[tuple[str, list[Any], Any], ...] = (
+        ("ggml_backend_reg_count", [], size),
+        ("ggml_backend_reg_get", [size], pointer),
+        ("ggml_backend_dev_count", [], size),
+        ("ggml_backend_dev_get", [size], pointer),
+        ("ggml_backend_dev_by_name", [text], pointer),
+        ("ggml_backend_reg_name", [pointer], text),
+        ("ggml_backend_dev_name", [pointer], text),
+        ("ggml_backend_dev_description", [pointer], text),
+        ("ggml_backend_dev_type", [pointer], ctypes.c_int),
+        ("ggml_backend_dev_memory", [pointer, ctypes.POINTER(size), ctypes.POINTER(size)], None),
+        ("ggml_backend_dev_backend_reg", [pointer], pointer),
+    )
+    found = SimpleNamespace()
+    for name, argtypes, restype in calls:
+        call = getattr(registry if hasattr(registry, name) else base, name)
+        call.argtypes, call.restype = argtypes, restype
+        setattr(found, name, call)
+    return found

@@ -1,0 +1,269 @@
+"""`qgguf doctor`: what it finds on this machine, and that nothing breaks it."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import COMMIT
+from processes import qgguf
+
+from qgguf.builds import BINDING_VERSION
+from qgguf.cli.doctor import page
+from qgguf.cores import read_cores
+from qgguf.doctor.examination import about_devices, examine
+from qgguf.doctor.trial import TEXTS
+from qgguf.gguf_file import read_spec
+from qgguf.graphics import Graphics
+from qgguf.native import binding
+from qgguf.native.devices import list_devices
+
+NO_GPU: dict[str, Any] = {
+    "backends": ["CPU"],
+    "devices": [{"kind": "cpu"}],
+    "device": "CPU",
+    "reason": "built without a GPU backend",
+}
+
+
+def as_json(*arguments: str, home: Path, code: int = 0, **settings: str) -> dict[str, Any]:
+    done = qgguf("doctor", "--json", *arguments, home=home, **settings)
+    assert (done.returncode, done.stderr) == (code, b""), done.stderr.decode()
+    found = json.loads(done.stdout, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert found["ok"] == (code == 0)
+    return found
+
+
+def wrong(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [finding for finding in found["findings"] if finding["wrong"]]
+
+
+# This machine
+
+
+def test_all_is_well(small_qwen3: Path, tmp_path: Path):
+    """Each part against what the library says of it in this process."""
+    found = as_json(str(small_qwen3), home=tmp_path)
+    assert found["binding"]["version"] == BINDING_VERSION and "CPU" in found["binding"]["backends"]
+    info = binding.llama().llama_print_system_info().decode()
+    assert all(f"{word} = " in info for word in found["binding"]["compiled"])
+    assert [device["name"] for device in found["devices"]] == [device.name for device in list_devices()]
+    cores = read_cores()
+    assert found["threads"]["usable"] == cores.usable and found["threads"]["reason"] == cores.reason
+    (model,) = found["models"]
+    spec = read_spec(small_qwen3)
+    assert (model["end_token"], model["pooling"], model["wrong"]) == ("<|endoftext|>", "last", [])
+    assert model["prompts"] == list(spec.prompts) and model["checksum"] == "not checked"
+    assert found["trial"]["strategy"] == "last_rows" and len(found["trial"]["cosines"]) == len(TEXTS)
+    assert min(found["trial"]["cosines"]) >= 0.999
+    assert {"é", "😉"} < set(TEXTS) and any("한" in text for text in TEXTS)
+
+
+def test_one_page_for_people(small_qwen3: Path, minilm_q8: Path, tmp_path: Path):
+    """Every part on its line, within 120 columns but for names and commands; both models, one named from elsewhere."""
+    shutil.copyfile(minilm_q8, tmp_path / "한.gguf")
+    done = qgguf("doctor", str(small_qwen3), home=tmp_path, QGGUF_THREADS="1")
+    assert (done.returncode, done.stderr) == (0, b""), done.stdout.decode()
+    lines = done.stdout.decode().splitlines()
+    labels = [line.split()[0] for line in lines if re.match(r"[a-z]", line)]
+    assert labels == ["qgguf", "binding", "devices", "runs", "graphics", "processor", "threads", "memory", "settings",
+                      "models", "trial"]  # fmt: skip
+    shown = "\n".join(lines)
+    assert "threads     1, by QGGUF_THREADS" in shown and "QGGUF_THREADS=1" in shown
+    assert "한.gguf" in shown and "mean pooling, ends with [SEP], no prompts" in shown
+    assert "last_rows against llama.cpp's own path" in " ".join(shown.split())
+    assert lines[-1] == "Nothing is wrong."
+    assert all(len(line) <= 118 or line.startswith("    ") or ".gguf" in line for line in lines)
+
+
+def test_without_a_model(tmp_path: Path):
+    """Nothing to try is nothing wrong; the command that fetches one is there."""
+    found = as_json(home=tmp_path)
+    assert found["models"] == [] and "No model is here" in found["trial"]["skipped"]
+    assert ["qgguf pull qwen3-embedding-0.6b"] in [finding["remedies"] for finding in found["findings"]]
+
+
+# What can be wrong
+
+
+@pytest.mark.parametrize(
+    ("stub", "says"),
+    [
+        (None, "ModuleNotFoundError"),
+        ("raise ImportError('libcudart.so.12: cannot open shared object file')", "libcudart.so.12"),
+        ("raise SystemExit('é 한 😉')", "SystemExit: é 한 😉"),
+        ("import", "SyntaxError"),
+        ("print('noise'); 1 / 0", "division by zero"),
+        ("import os; os.abort()", "SIGABRT"),
+        ("import os; os._exit(0)", "it said nothing"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
+        ("import sys; sys.modules['llama_cpp.llama_cpp'] = sys; __file__ = ''", "AttributeError"),
+    ],
+)
+@pytest.mark.parametrize("form", ["--json", None])
+def test_a_broken_binding(stub: str | None, says: str, form: str | None, small_qwen3: Path, tmp_path: Path):
+    """Whatever the package does when it is loaded: the page, exit 1, the commands; never a traceback."""
+    if os.name == "nt" and says.startswith("SIG"):
+        pytest.skip("no signals here")
+    (tmp_path / "llama_cpp").mkdir()
+    (tmp_path / "llama_cpp" / "__init__.py").write_text(stub or "", "utf-8")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
+    done = qgguf("doctor", *([form] if form else []), str(small_qwen3), home=tmp_path, PYTHONPATH=path)
+    shown = done.stdout.decode()
+    assert done.returncode == 1 and done.stderr == b"" and "Traceback" not in shown
+    if form:
+        found = json.loads(shown)
+        (finding,) = wrong(found)
+        assert finding["topic"] == "binding" and says in finding["says"]
+        assert BINDING_VERSION in finding["remedies"][0] and "--no-binary" in finding["remedies"][0]
+        assert found["models"] and found["trial"] == {"skipped": "llama-cpp-python must work first"}
+        assert "error" in found["binding"]
+    else:
+        assert "Wrong: llama-cpp-python does not work" in shown and shown.endswith("\n\n1 thing is wrong.\n")
+
+
+def test_another_release_is_wrong(small_qwen3: Path, tmp_path: Path):
+    """The structures of each release differ: one that loads is no proof. The real one, under another number."""
+    real = Path(binding.llama().__file__).parent
+    (tmp_path / "llama_cpp").mkdir()
+    for name in ("llama_cpp.py", "_ctypes_extensions.py", "_ggml.py"):
+        shutil.copyfile(real / name, tmp_path / "llama_cpp" / name)
+    (tmp_path / "llama_cpp" / "__init__.py").write_text("__version__ = '0.3.35'\n")
+    (tmp_path / "llama_cpp" / "lib").symlink_to(real / "lib", target_is_directory=True)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
+    found = as_json(str(small_qwen3), home=tmp_path, code=1, PYTHONPATH=path)
+    (finding,) = wrong(found)
+    assert f"0.3.35 is here, {BINDING_VERSION} is needed" in finding["says"]
+    assert "skipped" in found["trial"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("QGGUF_DEVICE", "tpu", "QGGUF_DEVICE='tpu'"),
+        ("QGGUF_THREADS", "many", "QGGUF_THREADS='many'"),
+        ("QGGUF_MODEL", "nothing/here:Q4_0", "is not on this machine"),
+        ("HF_ENDPOINT", "http://[", "HF_ENDPOINT"),
+    ],
+)
+def test_a_wrong_variable(name: str, value: str, says: str, tmp_path: Path):
+    """It is named, and everything else is examined all the same. Nothing is fetched."""
+    found = as_json(home=tmp_path, code=1, **{name: value})
+    assert any(says in finding["says"] for finding in wrong(found)), found["findings"]
+    assert found["binding"]["version"] == BINDING_VERSION
+
+
+@pytest.mark.skipif(any(device.is_gpu for device in list_devices()), reason="there is a GPU")
+def test_a_gpu_that_is_demanded_and_absent(tmp_path: Path):
+    """Absent is not wrong, demanded and absent is."""
+    (finding,) = wrong(as_json(home=tmp_path, code=1, QGGUF_DEVICE="cuda"))
+    assert finding["topic"] == "devices" and "-DGGML_CUDA=on" in finding["says"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "end token", "not a model"])
+def test_a_model_that_is_wrong(harm: str, small_qwen3: Path, tmp_path: Path):
+    """It is named with what is wrong, exit 1; a GGUF for something else than text is nothing wrong."""
+    data = small_qwen3.read_bytes()
+    if harm == "cut":
+        data = data[: len(data) // 2]
+    if harm == "not a model":
+        data = data.replace(b"general.architecture", b"general.Architecture", 1)
+    if harm == "end token":
+        data = data.replace(b"tokenizer.ggml.eos_token_id", b"tokenizer.ggml.Eos_token_id", 1)
+        data = data.replace(b"<|endoftext|>", b"<|Endoftext|>")
+    (tmp_path / "é.gguf").write_bytes(data)
+    done = qgguf("doctor", "--json", home=tmp_path)
+    found = json.loads(done.stdout)
+    (model,) = found["models"]
+    if harm == "not a model":
+        assert model["wrong"] == [] and not model["embeds"]
+        return
+    assert model["name"] == "é.gguf" and len(model["wrong"]) >= 1 and done.returncode == 1, model
+    assert any(finding["says"].startswith("é.gguf: ") for finding in wrong(found))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are a privilege there")
+def test_checksums(small_qwen3: Path, tmp_path: Path):
+    """The hub's cache names a file by its SHA-256: right, then one bit is turned. A file of one's own has none."""
+    from hashlib import sha256
+
+    data = small_qwen3.read_bytes()
+    repo = tmp_path / "hub" / "models--me--M"
+    blob = repo / "blobs" / sha256(data).hexdigest()
+    shown = repo / "snapshots" / COMMIT / "m.gguf"
+    for folder in (blob.parent, shown.parent):
+        folder.mkdir(parents=True)
+    blob.write_bytes(data)
+    shown.symlink_to(os.path.relpath(blob, shown.parent))
+    (tmp_path / "own.gguf").write_bytes(data)
+
+    found = as_json("--checksums", home=tmp_path)
+    states = {model["name"]: model["checksum"] for model in found["models"]}
+    assert states == {"me/M/m.gguf": "right", "own.gguf": "unknown"}
+    assert "several" not in found["trial"]["skipped"] and "2 models are here" in found["trial"]["skipped"]
+
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    (finding,) = wrong(as_json("--checksums", home=tmp_path, code=1))
+    assert "SHA-256" in finding["says"] and finding["remedies"] == ["qgguf pull me/M/m.gguf"]
+    assert as_json(home=tmp_path)["ok"]
+
+
+def test_a_published_models_size_is_known(small_qwen3: Path, tmp_path: Path):
+    """Another file under an official name is seen without reading it whole."""
+    from qgguf.hub.catalogue import CATALOGUE
+
+    model = CATALOGUE["qwen3-embedding-0.6b"]
+    folder = tmp_path / "hub" / f"models--{model.repo.replace('/', '--')}" / "snapshots" / model.revision
+    folder.mkdir(parents=True)
+    shutil.copyfile(small_qwen3, folder / model.files["Q8_0"].name)
+    (finding,) = wrong(as_json(home=tmp_path, code=1))
+    assert "the published file has 639,150,592" in finding["says"]
+    assert finding["remedies"] == ["qgguf pull qwen3-embedding-0.6b"]
+
+
+# GPUs that are here and unused, as data: this suite runs on machines without any
+
+
+@pytest.mark.parametrize(
+    ("said", "graphics", "environment", "is_wrong", "says", "remedy"),
+    [
+        (NO_GPU, Graphics(), {}, None, "", ""),
+        (NO_GPU, Graphics(("NVIDIA",), nvidia_cards=("RTX 3060",), nvidia_driver="550", driver_cuda=(12, 4)), {}, False,
+         "though there is RTX 3060", "/whl/cu124"),
+        (NO_GPU, Graphics(vendors=("NVIDIA",)), {}, False, "without its driver", "-DGGML_CUDA=on"),
+        (NO_GPU, Graphics(vendors=("AMD",), rocm=True), {}, False, "a GPU by AMD", "/whl/rocm72"),
+        (NO_GPU, Graphics(vendors=("Intel",)), {}, False, "a GPU by Intel", "/whl/vulkan"),
+        (NO_GPU, Graphics(metal=True), {}, False, "this Mac's GPU", "-DGGML_METAL=on"),
+        (NO_GPU | {"backends": ["CUDA", "CPU"]},
+         Graphics(nvidia_cards=("RTX 3060",), nvidia_driver="470", driver_cuda=(11, 4)), {},
+         True, "llama.cpp does not", "-DGGML_CUDA=on"),
+        (NO_GPU | {"backends": ["CUDA", "CPU"]}, Graphics(nvidia_cards=("RTX 3060",), nvidia_driver="550"),
+         {"CUDA_VISIBLE_DEVICES": ""}, False, "hides RTX 3060", "unset CUDA_VISIBLE_DEVICES"),
+        (NO_GPU | {"devices": [{"kind": "gpu"}]}, Graphics(vendors=("NVIDIA",)), {}, None, "", ""),
+        (NO_GPU | {"device": "", "reason": "is not to be had"}, Graphics(), {}, True, "is not to be had", ""),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_gpus(
+    said: dict[str, Any], graphics: Graphics, environment: dict[str, str], is_wrong: bool | None, says: str, remedy: str
+):
+    """An absent GPU is no finding, an unused one comes with the command for its driver, a broken one is wrong."""
+    found = about_devices(said, "auto", graphics, environment, "linux")
+    if is_wrong is None:
+        assert found == []
+        return
+    (finding,) = found
+    assert finding.wrong == is_wrong and says in finding.says
+    assert not remedy or any(remedy in line for line in finding.remedies), finding.remedies
+
+
+def test_the_examination_is_a_function(small_qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """For programs: a report, with the page made of it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    report = examine(str(small_qwen3))
+    assert report.ok and page(report)[-1] == "Nothing is wrong."
+    assert report.python == ".".join(map(str, sys.version_info[:3]))

@@ -1,0 +1,129 @@
+"""What is read of the machine: processor, graphics, and the builds that fit."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from qgguf import graphics
+from qgguf.builds import BINDING_VERSION, BUILDS, compile_line, wheel_line
+from qgguf.graphics import Graphics, read_graphics
+from qgguf.native import binding
+from qgguf.processor import compiled_in, lacking, read_processor, unused
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Processor
+
+
+def test_this_processor_has_what_the_build_uses():
+    """Else nothing here would have run; the words of both sides are understood."""
+    compiled = compiled_in(binding.llama().llama_print_system_info().decode())
+    processor = read_processor()
+    assert processor.name and lacking(compiled, processor.flags) == ()
+    if processor.flags:
+        assert not set(unused(compiled, processor.flags)) & set(compiled)
+
+
+def test_a_servers_cpuinfo(tmp_path: Path):
+    """The first core's lines; ARM says Features."""
+    (tmp_path / "x86").write_text(
+        "processor\t: 0\nmodel name\t: Xeon é\nflags\t\t: pni avx2\n\nprocessor\t: 1\nflags\t\t: none\n"
+    )
+    (tmp_path / "arm").write_text("processor\t: 0\nFeatures\t: fp asimd i8mm\n")
+    x86, arm = read_processor(tmp_path / "x86"), read_processor(tmp_path / "arm")
+    assert (x86.name, x86.flags) == ("Xeon é", {"pni", "avx2"})
+    assert lacking(("SSE3", "AVX2", "AVX512", "OPENMP"), x86.flags) == ("AVX512",)
+    assert unused(("NEON",), arm.flags) == ("MATMUL_INT8",)
+    assert read_processor(tmp_path / "none").flags == frozenset()
+    assert lacking(("AVX512",), frozenset()) == (), "a system that says nothing lacks nothing"
+
+
+# Graphics
+
+SMI = """#!/bin/sh
+case "$1" in
+  --query*) printf '550.54.15, NVIDIA GeForce RTX 3060\\n550.54.15, Quadro P400\\n' ;;
+  *) echo '| NVIDIA-SMI 550.54.15    Driver Version: 550.54.15    CUDA Version: 12.4     |' ;;
+esac
+"""
+
+
+def with_programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> Graphics:
+    for name, text in programs.items():
+        path = folder / name.replace("_", "-")
+        path.write_text(text)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    return read_graphics()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="programs of sh")
+def test_a_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Cards, driver and the CUDA that it runs; the compiler's version."""
+    nvcc = "#!/bin/sh\necho 'Cuda compilation tools, release 12.8, V12.8.93'\n"
+    found = with_programs(tmp_path, monkeypatch, nvidia_smi=SMI, nvcc=nvcc)
+    assert found.nvidia_cards == ("NVIDIA GeForce RTX 3060", "Quadro P400")
+    assert (found.nvidia_driver, found.driver_cuda, found.nvcc) == ("550.54.15", (12, 4), (12, 8))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="programs of sh")
+@pytest.mark.parametrize(
+    "says",
+    [
+        "#!/bin/sh\nexit 9\n",
+        "#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'\n",
+        "#!/bin/sh\nprintf '\\377\\376'\n",
+        "no program at all",
+        "#!/bin/sh\nexec sleep 60\n",
+    ],
+)
+def test_a_driver_in_trouble_is_no_driver(says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither a failure nor a wait that never ends is ours."""
+    monkeypatch.setattr(graphics, "PATIENCE_SECONDS", 0.5)
+    found = with_programs(tmp_path, monkeypatch, nvidia_smi=says)
+    assert (found.nvidia_cards, found.nvidia_driver, found.driver_cuda) == ((), "", None)
+
+
+# Builds
+
+
+def test_the_pin_is_the_same_everywhere():
+    """pyproject.toml, README and the commands name one release."""
+    assert f'"llama-cpp-python=={BINDING_VERSION}"' in (REPOSITORY / "pyproject.toml").read_text("utf-8")
+    named = set(re.findall(r"llama-cpp-python==([\d.]+\d)", (REPOSITORY / "README.md").read_text("utf-8")))
+    assert named == {BINDING_VERSION}
+
+
+@pytest.mark.parametrize("system", ["linux", "win32", "darwin"])
+@pytest.mark.parametrize("backend", BUILDS)
+def test_every_build_has_a_command(backend: str, system: str):
+    """Compiled always, without pip's cache of an earlier build; as a wheel where there is one, and then only so."""
+    line = compile_line(backend, system)
+    assert f"llama-cpp-python=={BINDING_VERSION}" in line and "--no-cache-dir" in line and BUILDS[backend].flag in line
+    wheel = wheel_line(backend, system, (12, 4))
+    assert wheel is None or "--only-binary" in wheel
+    assert (wheel is None) == ((backend, system) in {("CUDA", "darwin"), ("Vulkan", "darwin"), ("ROCm", "darwin"),
+                                                     ("Metal", "linux"), ("Metal", "win32")})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("driver", "folder"),
+    [
+        ((11, 8), "cu118"),
+        ((12, 0), "cu118"),
+        ((12, 4), "cu124"),
+        ((12, 9), "cu125"),
+        ((13, 1), "cu130"),
+        ((14, 0), "cu132"),
+    ],
+)
+def test_a_wheel_is_never_newer_than_the_driver(driver: tuple[int, int], folder: str):
+    """The newest that the driver runs."""
+    line = wheel_line("CUDA", "linux", driver)
+    assert line is not None and line.endswith(f"/{folder}")
+
+
+def test_no_driver_no_cuda_wheel():
+    assert wheel_line("CUDA", sys.platform, None) is wheel_line("CUDA", "linux", (10, 2)) is None
