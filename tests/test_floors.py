@@ -10,10 +10,23 @@ PACKAGE = Path(__file__).resolve().parent.parent / "qgguf"
 # From the top. A module may import its own floor and those below.
 FLOORS = (
     ("faces", ("__init__", "__main__", "cli")),
-    ("work", ("embedder", "tokenizer", "convert")),
+    ("work", ("bench", "embedder", "tokenizer", "convert")),
     ("door", ("native",)),
-    ("files", ("gguf_file", "gguf_header", "hub", "cores")),
-    ("pure", ("vectors", "batching", "memory", "prompts", "normalization", "wordpiece", "byte_bpe", "unicode_tables")),
+    ("files", ("gguf_file", "gguf_header", "hub", "cores", "machine", "resident")),
+    (
+        "pure",
+        (
+            "vectors",
+            "batching",
+            "memory",
+            "prompts",
+            "normalization",
+            "wordpiece",
+            "byte_bpe",
+            "unicode_tables",
+            "sample_texts",
+        ),
+    ),
     ("words", ("errors", "spec")),
 )
 FLOOR_OF = {name: height for height, (_, names) in enumerate(reversed(FLOORS)) for name in names}

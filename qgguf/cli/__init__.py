@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import click
 
+from qgguf.cli.bench import bench
 from qgguf.cli.convert import convert
 from qgguf.cli.embed import embed
 from qgguf.cli.inspect import inspect
@@ -46,7 +47,7 @@ def cli() -> None:
     """
 
 
-for _command in (embed, similarity, inspect, pull, list_command, rm, convert):
+for _command in (embed, similarity, inspect, pull, list_command, rm, convert, bench):
     cli.add_command(_command)
 
 
