@@ -61,12 +61,17 @@ WANTED = {
     ("documents", "Llama.embed"): 2.5,
     ("documents", "llama-server"): 1.5,
     ("documents", "sentence-transformers"): 2.5,
-    ("documents", "raw rate"): 1.0,
+    ("documents", "raw pass in process"): 1.0,
+    ("documents", "llama-bench pp512"): 1.0,
     ("queries", "Llama.embed"): 7.0,
     ("one_query", "Llama.embed"): 4.0,
     ("sentences", "sentence-transformers"): 1.0,
     ("sentences", "Llama.embed"): 2.5,
 }
+# Sides whose "texts" are passes of 512 tokens, and whose answers are rates.
+RAW = ("raw pass in process", "llama-bench pp512")
+# Sides that run in --peer-python, and what it must have for them.
+PEER_MODULES = {"sentence-transformers": "sentence_transformers", "ONNX Runtime": "onnxruntime"}
 NATIVE_CALLS = ("llama_decode", "llama_encode", "llama_tokenize", "llama_process")
 
 
@@ -360,8 +365,8 @@ SIDES = {
     "llama-server": LlamaServer,
     "sentence-transformers": SentenceTransformers,
     "ONNX Runtime": OnnxRuntime,
-    "raw rate, in process": Raw,
-    "raw rate": LlamaBench,
+    "raw pass in process": Raw,
+    "llama-bench pp512": LlamaBench,
     "million": Million,
 }
 
@@ -490,7 +495,7 @@ def compare(
     work: str, ours: Side, peers: Sequence[Side], jobs: Sequence[tuple[list[str], int]], prompt: str, apart: bool
 ) -> Iterator[Result]:
     """Rounds of one work, ours before every peer. jobs: (texts, tokens) of each round."""
-    results = {peer.name: Result(work, peer.name, WANTED.get((work, peer.name.split(",")[0]))) for peer in peers}
+    results = {peer.name: Result(work, peer.name, WANTED.get((work, peer.name))) for peer in peers}
     compared: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {peer.name: [] for peer in peers}
     for side in [ours, *peers]:
         side.run(jobs[0][0][-3:], prompt)
@@ -500,7 +505,7 @@ def compare(
             result = results[peer.name]
             result.n_texts = len(texts)
             result.n_tokens.append(n_tokens)
-            if peer.name.startswith("raw"):
+            if peer.name in RAW:
                 rates = peer.run(["pass"] * 3)[1]
                 theirs = n_tokens / float(np.median(rates))
             else:
@@ -562,50 +567,42 @@ class Bench:
 
     def open(self, name: str, **settings: Any) -> Side:
         """A side, closed at the end of the work."""
-        peer_python = name in ("sentence-transformers", "ONNX Runtime")
-        python = self.options.peer_python if peer_python else sys.executable
+        python = self.options.peer_python if name in PEER_MODULES else sys.executable
         side = Side(name, python, self.folder, threads=self.options.threads, **settings)
         self.stack.callback(lambda: self.sides.append({"side": name, "open_seconds": side.open_seconds, **side.about}))
         self.stack.callback(side.close)
         return side
 
     def peers(self, model: Path, checkpoint: Path | None, encoder: bool, raw: bool) -> list[Side]:
-        """Every peer that can run this model."""
+        """Every peer that can run this model, of those asked for."""
         options = self.options
-        wanted = lambda name: not options.peers or name in options.peers  # noqa: E731
+        batch = options.encoder_batch if encoder else BATCH
+        exported = checkpoint and (options.onnx or checkpoint.with_name(checkpoint.name + ".onnx"))
+        server = {"program": options.llama_server, "arguments": options.server_arguments.split()}
+        gguf, folder = {"model": str(model)}, {"checkpoint": str(checkpoint)}
+        # name, whether it is of use here, what must be there first, settings
+        able: list[tuple[str, bool, Any, dict[str, Any]]] = [
+            ("Llama.embed", True, True, gguf | {"batch": batch}),
+            ("llama-server", True, options.llama_server, gguf | server),
+            ("sentence-transformers", True, checkpoint, folder),
+            ("ONNX Runtime", encoder, checkpoint, folder | {"exported": str(exported)}),
+            ("raw pass in process", raw, True, gguf),
+            ("llama-bench pp512", raw, options.llama_bench, gguf | {"program": options.llama_bench}),
+        ]
+        missing = {
+            "llama-server": "say where it is, --llama-server PATH",
+            "llama-bench pp512": "say where llama-bench is, --llama-bench PATH",
+        }
         found = []
-        if wanted("Llama.embed"):
-            found.append(self.open("Llama.embed", model=str(model), batch=options.encoder_batch if encoder else BATCH))
-        if not wanted("llama-server"):
-            pass
-        elif options.llama_server:
-            found.append(
-                self.open(
-                    "llama-server",
-                    model=str(model),
-                    program=options.llama_server,
-                    arguments=options.server_arguments.split(),
+        for name, of_use, there, settings in able:
+            if not of_use or (options.peers and name not in options.peers):
+                continue
+            if not there:
+                self.skip(
+                    f"{name}: {missing.get(name, 'say what the GGUF was made of, --checkpoint, --minilm-checkpoint')}"
                 )
-            )
-        else:
-            self.skip("llama-server: give --llama-server PATH")
-        if not wanted("sentence-transformers"):
-            pass
-        elif checkpoint is None:
-            self.skip(
-                f"sentence-transformers on {model.name}: say what it was made of, --checkpoint or --minilm-checkpoint"
-            )
-        elif self._has("sentence_transformers"):
-            found.append(self.open("sentence-transformers", checkpoint=str(checkpoint)))
-        if encoder and checkpoint is not None and wanted("ONNX Runtime") and self._has("onnxruntime"):
-            exported = options.onnx or checkpoint.with_name(checkpoint.name + ".onnx")
-            found.append(self.open("ONNX Runtime", checkpoint=str(checkpoint), exported=str(exported)))
-        if raw and wanted("raw rate"):
-            found.append(self.open("raw rate, in process", model=str(model)))
-            if options.llama_bench:
-                found.append(self.open("raw rate", model=str(model), program=options.llama_bench))
-            else:
-                self.skip("llama-bench: give --llama-bench PATH; the same pass was measured in process")
+            elif name not in PEER_MODULES or self._has(PEER_MODULES[name]):
+                found.append(self.open(name, **settings))
         return found
 
     def _has(self, module: str) -> bool:
@@ -639,7 +636,7 @@ class Bench:
         peers = self.peers(options.model, options.checkpoint, encoder=False, raw="documents" in options.work)
         for work, jobs in works.items():
             if work in options.work:
-                able = [peer for peer in peers if work == "documents" or not peer.name.startswith("raw")]
+                able = [peer for peer in peers if work == "documents" or peer.name not in RAW]
                 self.show(compare(work, ours, able, jobs, "" if work == "documents" else prompt, work == "one_query"))
 
     def sentences(self) -> None:

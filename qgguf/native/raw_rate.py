@@ -24,6 +24,7 @@ class RawPass:
 
     def __init__(self, model: NativeModel, *, threads: int) -> None:
         llama = binding.llama()
+        self.model = model  # its weights must outlive the context
         # An encoder aborts on more tokens than it has positions.
         self.n_tokens = min(N_TOKENS, model.spec.context_length)
         parameters = llama.llama_context_default_params()
