@@ -55,7 +55,6 @@ sys.path.insert(0, str(REPOSITORY))  # for use from a checkout
 WORKS = ("documents", "queries", "one_query", "sentences")
 N_QUERIES = 63
 N_SINGLE = 15
-BATCH = 2048
 # work, peer -> the least ratio that we promise
 WANTED = {
     ("documents", "Llama.embed"): 2.5,
@@ -576,9 +575,12 @@ class Bench:
     def peers(self, model: Path, checkpoint: Path | None, encoder: bool, raw: bool) -> list[Side]:
         """Every peer that can run this model, of those asked for."""
         options = self.options
-        batch = options.encoder_batch if encoder else BATCH
+        batch = options.encoder_batch if encoder else options.batch
         exported = checkpoint and (options.onnx or checkpoint.with_name(checkpoint.name + ".onnx"))
-        server = {"program": options.llama_server, "arguments": options.server_arguments.split()}
+        server = {
+            "program": options.llama_server,
+            "arguments": [*options.server_arguments.split(), "-b", str(batch), "-ub", str(batch)],
+        }
         gguf, folder = {"model": str(model)}, {"checkpoint": str(checkpoint)}
         # name, whether it is of use here, what must be there first, settings
         able: list[tuple[str, bool, Any, dict[str, Any]]] = [
@@ -687,7 +689,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--sentence-tokens", type=int, default=20_000, help="tokens of sentences in a round")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--llama-server", default=shutil.which("llama-server"), help="default: as PATH has it")
-    parser.add_argument("--server-arguments", default="-c 32768 -b 2048 -ub 2048 -np 64 -fa on")
+    parser.add_argument("--server-arguments", default="-c 32768 -np 64 -fa on")
     parser.add_argument("--llama-bench", default=shutil.which("llama-bench"), help="default: as PATH has it")
     parser.add_argument(
         "--encoder-batch", type=int, default=BATCH, help="Llama.embed's n_batch and n_ubatch for MiniLM"
