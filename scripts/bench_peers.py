@@ -691,9 +691,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--llama-server", default=shutil.which("llama-server"), help="default: as PATH has it")
     parser.add_argument("--server-arguments", default="-c 32768 -np 64 -fa on")
     parser.add_argument("--llama-bench", default=shutil.which("llama-bench"), help="default: as PATH has it")
-    parser.add_argument(
-        "--encoder-batch", type=int, default=BATCH, help="Llama.embed's n_batch and n_ubatch for MiniLM"
-    )
+    parser.add_argument("--batch", type=int, default=2048, help="the peers' n_batch and n_ubatch, in tokens")
+    parser.add_argument("--encoder-batch", type=int, default=512, help="the same for MiniLM, which is slower with more")
     parser.add_argument("--peer-python", default=sys.executable, help="has sentence-transformers and onnxruntime")
     parser.add_argument("--onnx", type=Path, help="default: beside --minilm-checkpoint, exported where it is not there")
     parser.add_argument("--million", type=int, nargs="?", const=1_000_000, help="how many texts; default a million")
