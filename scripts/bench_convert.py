@@ -1,6 +1,6 @@
 """Our one pass from a checkpoint against llama_model_quantize alone from a ready BF16 file, side by side.
 
-    python scripts/bench_convert.py [--shape 0.6b|4b] [--layers N] [--quant Q4_K_M ...] [--threads N] [--rounds N]
+    python scripts/bench_convert.py [--shape 0.6b|4b|8b] [--layers N] [--quant Q4_K_M ...] [--threads N] [--rounds N]
                                     [--folder DIR]
 
 Makes its own checkpoint of that shape (random BF16 weights, the real tokenizer) and the BF16 file that the other
@@ -13,11 +13,9 @@ machine disturbs least.
 
 import argparse
 import json
-import lzma
 import os
 import platform
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
@@ -29,14 +27,10 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # for use from a checkout
 
+from make_random_checkpoint import SHAPES, make_checkpoint  # noqa: E402
+
 from qgguf.cores import usable_cores  # noqa: E402
 from qgguf.gguf_header import read_header  # noqa: E402
-
-DATA = REPOSITORY / "tests" / "data" / "qwen3-embedding-0.6b"
-VOCABULARY = 151669
-# hidden_size, layers, heads, kv heads, intermediate_size
-SHAPES = {"0.6b": (1024, 28, 16, 8, 3072), "4b": (2560, 36, 32, 8, 9728)}
-HEAD = 128
 
 CHILD = """
 import json, sys, time
@@ -60,64 +54,6 @@ else:
         raise SystemExit(binding.last_complaint())
 print(json.dumps([time.perf_counter() - started, time.process_time() - busy]))
 """
-
-
-def tensor_shapes(dims: int, layers: int, heads: int, kv_heads: int, ffn: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in the order in which the published checkpoints store them."""
-    shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (VOCABULARY, dims)}
-    for layer in sorted(range(layers), key=str):
-        shapes |= {
-            f"layers.{layer}.{name}.weight": shape
-            for name, shape in (
-                ("input_layernorm", (dims,)),
-                ("mlp.down_proj", (dims, ffn)),
-                ("mlp.gate_proj", (ffn, dims)),
-                ("mlp.up_proj", (ffn, dims)),
-                ("post_attention_layernorm", (dims,)),
-                ("self_attn.k_norm", (HEAD,)),
-                ("self_attn.k_proj", (kv_heads * HEAD, dims)),
-                ("self_attn.o_proj", (dims, heads * HEAD)),
-                ("self_attn.q_norm", (HEAD,)),
-                ("self_attn.q_proj", (heads * HEAD, dims)),
-                ("self_attn.v_proj", (kv_heads * HEAD, dims)),
-            )
-        }
-    return shapes | {"norm.weight": (dims,)}
-
-
-def make_checkpoint(folder: Path, shape: str, layers: int | None) -> Path:
-    """A checkpoint with random BF16 weights, written as a stream."""
-    dims, usual_layers, heads, kv_heads, ffn = SHAPES[shape]
-    layers = layers or usual_layers
-    folder = folder / f"Qwen3-Embedding-{shape.upper()}-{layers}-layers"
-    weights = folder / "model.safetensors"
-    header, end = {}, 0
-    for name, size in tensor_shapes(dims, layers, heads, kv_heads, ffn).items():
-        n_bytes = 2 * int(np.prod(size))
-        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [end, end + n_bytes]}
-        end += n_bytes
-    raw = json.dumps(header).encode()
-    if weights.is_file() and weights.stat().st_size == 8 + len(raw) + end:
-        return folder
-    (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
-    config = json.loads((DATA / "config.json").read_text())
-    config |= {"hidden_size": dims, "num_hidden_layers": layers, "intermediate_size": ffn}
-    config |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_bytes(lzma.decompress((DATA / "tokenizer.json.xz").read_bytes()))
-    for name in ("modules.json", "config_sentence_transformers.json", "1_Pooling/config.json"):
-        (folder / name).write_bytes((DATA / name).read_bytes())
-    # One pool of normal numbers, begun at another place each time: random enough, and as fast as the disk.
-    pool = (np.random.default_rng(0).standard_normal(1 << 24, np.float32) * np.float32(0.03)).view(np.uint32) >> 16
-    data = pool.astype("<u2").tobytes()
-    with weights.open("wb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
-        left, start = end, 0
-        while left:
-            block = data[start : start + left]
-            file.write(block)
-            left, start = left - len(block), (start + 2 * 7919) % (1 << 20)
-    return folder
 
 
 def memory_bytes(pid: int) -> tuple[int, int]:
@@ -199,7 +135,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        checkpoint = make_checkpoint(folder, options.shape, options.layers)
+        layers = options.layers or SHAPES[options.shape]["num_hidden_layers"]
+        name = f"Qwen3-Embedding-{options.shape.upper()}-{layers}-layers"
+        checkpoint = make_checkpoint(folder / name, options.shape, layers)
         master = folder / f"{checkpoint.name}-BF16.gguf"
         run("qgguf", checkpoint, master, "BF16", options.threads)
         print(f"{checkpoint.name}: {master.stat().st_size / 1e9:.2f} GB in BF16, {options.threads} threads")
@@ -223,7 +161,7 @@ def main() -> None:
 
     about = {
         "shape": options.shape,
-        "layers": options.layers or SHAPES[options.shape][1],
+        "layers": layers,
         "threads": options.threads,
         "cpu": platform.processor() or platform.machine(),
         "python": platform.python_version(),

@@ -10,6 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,22 +83,37 @@ def small_tokenizer_json(n_merges: int = 1792) -> bytes:
     return json.dumps(tokenizer, ensure_ascii=False).encode()
 
 
-def qwen3_tensors(config: Mapping[str, Any], seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and float32 weights of a Qwen3 body, in the published order and scaled to be lively.
+@dataclass(frozen=True)
+class Weights:
+    """A tensor of a checkpoint: its values scatter by `std` about `mean`."""
+
+    name: str
+    shape: tuple[int, ...]
+    mean: float
+    std: float
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+def qwen3_layout(config: Mapping[str, Any]) -> Iterator[Weights]:
+    """Names and shapes of a Qwen3 body, scaled to be lively and tame.
 
     Gains are chosen so that attention looks at some tokens more than at others and each text's last token moves far
-    from the embedding that all texts share.
+    from the embedding that all texts share; activations stay near 1 through any number of layers.
     """
     dims, head_dim, ffn = config["hidden_size"], config["head_dim"], config["intermediate_size"]
     queries, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
 
-    def linear(name: str, rows: int, columns: int, gain: float = 1.0) -> tuple[str, np.ndarray]:
-        return name, random_weights(name, (rows, columns), gain / math.sqrt(columns), seed)
+    def linear(name: str, rows: int, columns: int) -> Weights:
+        return Weights(name, (rows, columns), 0.0, 1.0 / math.sqrt(columns))
 
-    def norm(name: str, size: int, mean: float = 1.0) -> tuple[str, np.ndarray]:
-        return name, np.float32(mean) + random_weights(name, (size,), 0.1, seed)
+    def norm(name: str, size: int, mean: float = 1.0) -> Weights:
+        return Weights(name, (size,), mean, 0.1)
 
-    yield "embed_tokens.weight", random_weights("embed_tokens.weight", (config["vocab_size"], dims), 0.05, seed)
+    yield Weights("embed_tokens.weight", (config["vocab_size"], dims), 0.0, 0.05)
     for layer in range(config["num_hidden_layers"]):
         prefix = f"layers.{layer}."
         yield norm(prefix + "input_layernorm.weight", dims)
@@ -112,6 +128,13 @@ def qwen3_tensors(config: Mapping[str, Any], seed: int) -> Iterator[tuple[str, n
         yield linear(prefix + "self_attn.q_proj.weight", queries, dims)
         yield linear(prefix + "self_attn.v_proj.weight", keys, dims)
     yield norm("norm.weight", dims)
+
+
+def qwen3_tensors(config: Mapping[str, Any], seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and float32 weights of a Qwen3 body."""
+    for weights in qwen3_layout(config):
+        values = random_weights(weights.name, weights.shape, weights.std, seed)
+        yield weights.name, values if weights.mean == 0 else np.float32(weights.mean) + values
 
 
 def qwen3_config(tokenizer_file: bytes, **changes: Any) -> dict[str, Any]:

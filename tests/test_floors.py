@@ -10,11 +10,23 @@ PACKAGE = Path(__file__).resolve().parent.parent / "qgguf"
 # From the top. A module may import its own floor and those below.
 FLOORS = (
     ("faces", ("__init__", "__main__", "cli")),
-    ("work", ("embedder", "bulk", "awaiting", "engine", "scheduler", "tokenizer", "convert", "doctor")),
+    ("work", ("bench", "doctor", "embedder", "bulk", "awaiting", "engine", "scheduler", "tokenizer", "convert")),
     ("door", ("native",)),
     (
         "files",
-        ("gguf_file", "gguf_header", "hub", "settings", "cores", "host_memory", "cgroups", "processor", "graphics"),
+        (
+            "gguf_file",
+            "gguf_header",
+            "hub",
+            "settings",
+            "cores",
+            "host_memory",
+            "cgroups",
+            "processor",
+            "graphics",
+            "machine",
+            "resident",
+        ),
     ),
     (
         "pure",
@@ -29,6 +41,7 @@ FLOORS = (
             "byte_bpe",
             "unicode_tables",
             "builds",
+            "sample_texts",
         ),
     ),
     ("words", ("errors", "spec")),

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import click
 
+from qgguf.cli.bench import bench
 from qgguf.cli.convert import convert
 from qgguf.cli.doctor import doctor
 from qgguf.cli.embed import embed
@@ -47,7 +48,7 @@ def cli() -> None:
     """
 
 
-for _command in (embed, similarity, inspect, pull, list_command, rm, convert, doctor):
+for _command in (embed, similarity, inspect, pull, list_command, rm, convert, bench, doctor):
     cli.add_command(_command)
 
 

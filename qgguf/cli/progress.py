@@ -11,20 +11,23 @@ PATIENCE_SECONDS = 1.0
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function that takes bytes done and bytes in all (0: unknown), and draws them behind the words `what`."""
+def bar(what: str, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
+    """A function that takes bytes done and bytes in all (0: unknown), and draws them behind the words `what`.
+
+    unit  what is counted, if not bytes
+    """
     started = time.monotonic()
     line: Any = None
 
-    def show(done_bytes: int, total_bytes: int) -> None:
+    def show(done: int, total: int) -> None:
         nonlocal line
-        finished = bool(total_bytes) and done_bytes >= total_bytes
+        finished = bool(total) and done >= total
         # tqdm has a delay of its own, but draws before it when a log line is written past the bar.
         if line is None and not finished and time.monotonic() - started > PATIENCE_SECONDS:
-            line = _draw(what)
+            line = _draw(what, unit)
         if line is not None:
-            line.total = total_bytes or None
-            line.update(done_bytes - line.n)
+            line.total = total or None
+            line.update(done - line.n)
         if finished and line is not None:
             line.close()
             line = None
@@ -36,13 +39,13 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
             line.close()
 
 
-def _draw(what: str) -> Any:
+def _draw(what: str, unit: str) -> Any:
     from tqdm import tqdm
 
     return tqdm(
         desc=what,
-        unit="B",
-        unit_scale=True,
+        unit=unit,
+        unit_scale=unit == "B",
         file=sys.stderr,
         disable=not sys.stderr.isatty(),
         leave=False,

@@ -1,0 +1,143 @@
+"""`qgguf bench`: figures hang together, texts are as they are said to be. No test looks at how fast it was."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import qgguf
+
+from qgguf import Embedder, sample_texts
+from qgguf.batching import common_length, sort_order
+from qgguf.bench import LEAST_QUERIES, LEAST_TEXTS, ROUNDS, STEPS, Figures, measure
+from qgguf.errors import NativeError, OptionError
+from qgguf.gguf_file import read_spec
+from qgguf.machine import this_machine
+from qgguf.native.model import NativeModel
+from qgguf.native.raw_rate import N_TOKENS, RawPass
+from qgguf.resident import peak_resident_bytes, resident_bytes
+
+
+@pytest.fixture(scope="module")
+def measured(small_qwen3: Path) -> tuple[Figures, list[tuple[int, int]]]:
+    """Figures of a short run, and the steps that it told of."""
+    steps: list[tuple[int, int]] = []
+    figures = measure(small_qwen3, seconds=0.5, threads=1, on_progress=lambda *step: steps.append(step))
+    return figures, steps
+
+
+def test_figures_hang_together(measured: tuple[Figures, list[tuple[int, int]]], small_qwen3: Path):
+    """Rates follow from texts, tokens and seconds, and the tokens are those of the model's tokenizer."""
+    figures, _ = measured
+    assert figures.model["size_bytes"] == small_qwen3.stat().st_size
+    assert (figures.threads, figures.device, figures.strategy) == (1, "cpu", "last_rows")
+    for rate in (figures.documents, figures.queries, figures.raw):
+        assert len(rate.n_texts) == len(rate.n_tokens) == len(rate.seconds) == ROUNDS
+        assert min(rate.seconds) > 0
+        by_round = [n / taken for n, taken in zip(rate.n_tokens, rate.seconds, strict=True)]
+        assert rate.tokens_per_second == sorted(by_round)[1]
+    assert set(figures.raw.n_tokens) == {N_TOKENS * figures.raw.n_texts[0]}
+    assert figures.raw_share == figures.documents.tokens_per_second / figures.raw.tokens_per_second
+    assert min(figures.documents.n_texts) >= LEAST_TEXTS
+    assert len(figures.one_query.seconds) >= LEAST_QUERIES
+    assert 0 < figures.one_query.median <= figures.one_query.p95 <= max(figures.one_query.seconds)
+    # The first round's texts come after those of the pilot; the queries' tokens hold the prompt.
+    with Embedder(small_qwen3) as model:
+        documents = itertools.islice(sample_texts.documents(), 2 + LEAST_TEXTS, None)
+        first = list(itertools.islice(documents, figures.documents.n_texts[0]))
+        assert figures.documents.n_tokens[0] == model.count_tokens(first).sum()
+        assert figures.query_prompt == model.prompts["query"]
+        prompt = len(model.token_ids(figures.query_prompt)) - 2
+        assert min(figures.queries.n_tokens) > prompt * figures.queries.n_texts[0]
+
+
+def test_progress_goes_to_the_end(measured: tuple[Figures, list[tuple[int, int]]]):
+    assert measured[1] == [(done, STEPS) for done in range(STEPS + 1)]
+
+
+def test_an_encoder_is_measured_too(minilm_q8: Path):
+    """No prompt, no KV cache, 512 positions."""
+    figures = measure(minilm_q8, seconds=0.2)
+    assert (figures.strategy, figures.query_prompt) == ("plain", None)
+    assert figures.raw.tokens_per_second > 0 and figures.raw_share > 0
+
+
+def test_texts_of_ones_own(small_qwen3: Path, tmp_path: Path):
+    """Every round takes the same first lines; long ones count as far as they are computed."""
+    texts = ["é 한 😉", "two", "three"]
+    figures = measure(small_qwen3, texts=texts, seconds=0.1)
+    with Embedder(small_qwen3) as model:
+        assert figures.documents.n_tokens == (int(model.count_tokens(texts).sum()),) * ROUNDS
+    assert figures.documents.n_texts == (3,) * ROUNDS
+
+
+@pytest.mark.parametrize("options", [{"texts": []}, {"seconds": 0}, {"seconds": float("nan")}])
+def test_what_cannot_be_measured_is_refused(options: dict[str, object], small_qwen3: Path):
+    with pytest.raises(OptionError):
+        measure(small_qwen3, **options)  # type: ignore[arg-type]
+
+
+def test_command(small_qwen3: Path, tmp_path: Path):
+    """A table for people, one JSON object for programs, with a FILE's texts; an empty FILE is wrong usage."""
+    (tmp_path / "é.txt").write_text("first é\nsecond 한\n\n", "utf-8")
+    common = ["bench", str(small_qwen3), "--texts", "é.txt", "--seconds", "0.1", "--threads", "1"]
+    table = qgguf(*common, home=tmp_path)
+    assert (table.returncode, table.stderr) == (0, b"")
+    words = [line.split()[0] for line in table.stdout.decode().splitlines()]
+    assert words == "model machine versions runs opened documents queries one raw reached peak".split()
+    said = qgguf(*common, "--json", home=tmp_path)
+    assert (said.returncode, said.stderr) == (0, b"")
+    (line,) = said.stdout.decode().splitlines()
+    figures = json.loads(line)
+    assert figures["documents"]["n_texts"] == [3] * ROUNDS
+    assert figures["machine"]["cores"] == this_machine().cores
+    assert set(figures["versions"]) == {"qgguf", "python", "llama-cpp-python", "numpy"}
+    for name in ("documents", "queries", "raw"):
+        assert figures[name]["tokens_per_second"] > 0
+    assert figures["one_query"]["median"] <= figures["one_query"]["p95"]
+    (tmp_path / "none.txt").touch()
+    refused = qgguf("bench", str(small_qwen3), "--texts", "none.txt", home=tmp_path)
+    assert refused.returncode == 2 and b"none.txt has no texts" in refused.stderr
+
+
+def test_a_raw_pass_computes(small_qwen3: Path):
+    """Twice the same work; closed, it says so in place of crashing; the model may go out of sight before it."""
+    passes = RawPass(NativeModel(small_qwen3, read_spec(small_qwen3), "cpu"), threads=1)
+    assert passes.seconds() > 0 and passes.seconds() > 0
+    passes.close()
+    with pytest.raises(NativeError, match="closed"):
+        passes.seconds()
+
+
+def test_memory_is_measured():
+    """The peak is not below now, and 64 MB more are seen."""
+    if resident_bytes() is None:
+        pytest.skip("this system does not say")
+    before = resident_bytes()
+    block = np.ones(64_000_000, np.uint8)
+    assert resident_bytes() - before > 32_000_000 and peak_resident_bytes() >= len(block)
+    del block
+
+
+def test_documents_are_as_they_are_said_to_be(qwen3_f16: Path):
+    """10 to 150 tokens, all different, the same every time, hardly anything shared; é, 한 and 😉 are among them."""
+    texts = list(itertools.islice(sample_texts.documents(), 600))
+    assert len(set(texts)) == 600 and texts == list(itertools.islice(sample_texts.documents(), 600))
+    assert texts != list(itertools.islice(sample_texts.documents(1), 600))
+    assert all(sign in "".join(texts) for sign in "é한😉")
+    with Embedder(qwen3_f16, strategy="last_rows") as model:
+        ids = [np.array(model.token_ids(text), np.int32) for text in texts]
+    n_tokens = np.array([len(one) for one in ids])
+    assert n_tokens.min() >= 10 and np.mean(n_tokens > 150) < 0.01 and 60 < n_tokens.mean() < 90
+    order = sort_order(ids)
+    shared = sum(common_length(ids[a], ids[b]) for a, b in itertools.pairwise(order))
+    assert shared < 0.05 * n_tokens.sum()
+
+
+def test_short_texts_and_queries_are_short():
+    """3 to 10 words, and questions of up to 9; none twice."""
+    for texts, most in ((sample_texts.short_texts(), 10), (sample_texts.queries(), 9)):
+        some = list(itertools.islice(texts, 5000))
+        assert len(set(some)) == 5000
+        assert {3 <= len(text.split()) <= most for text in some} == {True}
