@@ -13,6 +13,7 @@ QgError
 ├── PromptError           an unknown prompt name, or an instruction for a model without a template
 ├── OptionError           an option value that makes no sense
 ├── DeviceError           the device asked for is not there
+├── BudgetError           no settings hold the memory given
 └── NativeError           llama.cpp said no; its code and log line are kept
 """
 
@@ -67,6 +68,10 @@ class OptionError(QgError):
 
 class DeviceError(QgError):
     """The device asked for is not there."""
+
+
+class BudgetError(QgError):
+    """No settings hold the memory given."""
 
 
 class NativeError(QgError):

@@ -64,9 +64,7 @@ SHAPES: dict[str, tuple[Architecture, str, Config]] = {
 """name -> architecture, general.name, config.json's sizes"""
 
 
-def make_empty_model(
-    path: Path, shape: str, quant: str = "Q4_K_M", layers: int | None = None, **changes: int
-) -> Path:
+def make_empty_model(path: Path, shape: str, quant: str = "Q4_K_M", layers: int | None = None, **changes: int) -> Path:
     """Write the file, some MB of header and a hole.
 
     shape    a key of SHAPES

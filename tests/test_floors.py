@@ -12,8 +12,21 @@ FLOORS = (
     ("faces", ("__init__", "__main__", "cli")),
     ("work", ("embedder", "tokenizer", "convert")),
     ("door", ("native",)),
-    ("files", ("gguf_file", "gguf_header", "hub", "cores")),
-    ("pure", ("vectors", "batching", "memory", "prompts", "normalization", "wordpiece", "byte_bpe", "unicode_tables")),
+    ("files", ("gguf_file", "gguf_header", "hub", "cores", "host_memory")),
+    (
+        "pure",
+        (
+            "vectors",
+            "batching",
+            "memory",
+            "scratch",
+            "prompts",
+            "normalization",
+            "wordpiece",
+            "byte_bpe",
+            "unicode_tables",
+        ),
+    ),
     ("words", ("errors", "spec")),
 )
 FLOOR_OF = {name: height for height, (_, names) in enumerate(reversed(FLOORS)) for name in names}
