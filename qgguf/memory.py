@@ -1,9 +1,10 @@
 """What a model needs of a GPU's memory and of the host's, and the best settings that a budget holds. Pure.
 
-Every figure follows llama.cpp's own arithmetic and is checked against what it reports when it loads
-(scripts/check_memory.py): weights, KV cache, scratch, output rows, the repacked copy on a CPU. Not yet checked on a GPU:
-the driver's share (GPU_CONTEXT_BYTES) and the working copies of its kernels; the GPU's scratch was compared with what
-llama.cpp reserves on a second device over RPC, which is the same allocator.
+Every figure follows llama.cpp's own arithmetic and is checked against what it reports when it loads on a CPU
+(scripts/check_memory.py): weights, KV cache, scratch, output rows, the repacked copy. Not yet checked on a GPU: the
+driver's share (GPU_CONTEXT_BYTES), the working copies of its kernels and the half-precision copies that CUDA's attention
+makes of a quantised cache. The rest of a GPU's scratch was compared with what llama.cpp reserves on a second device that
+is a CPU behind RPC: the same allocator, not the same kernels.
 
 A worked example, two layers of 1 MB that see 2048 tokens (2304 KV cells with those kept for prompts):
 
@@ -16,8 +17,9 @@ A worked example, two layers of 1 MB that see 2048 tokens (2304 KV cells with th
 
 Its cache holds a key and a value of 2 * 64 numbers of 2 bytes for each cell and layer: 2 * 2304 * 2 * 128 * 2 bytes.
 
->>> {part.name: part.size_bytes for part in plan(tiny, vram=240_000_000).parts}["KV cache (GPU)"] == 2 * 2304 * 2 * 128 * 2
-True
+>>> cache = next(part for part in plan(tiny, vram=240_000_000).parts if part.name == "KV cache (GPU)")
+>>> cache.size_bytes, 2 * 2304 * 2 * 128 * 2
+(2359296, 2359296)
 
 The tied output matrix is looked up on the host and never multiplied with (see native/context.py), so no GPU holds it.
 """
@@ -355,10 +357,11 @@ def plan(
     for fits_ram in (True, False) if ram is not None else (True,):
         for n_gpu in counts:
             lower_limit = max_tokens is None and n_gpu == counts[0]
-            for settings in _preferences(sizes, n_gpu, limit, lower_limit, kv_type):
+            choices = list(_preferences(sizes, n_gpu, limit, lower_limit, kv_type))
+            # Where pages of the weights come and go, whatever else is smaller leaves more room for them.
+            for settings in choices if fits_ram or n_gpu == sizes.n_layers else reversed(choices):
                 settings = replace(settings, repack=fits_ram)
-                parts = parts_of(sizes, settings, repacked=repacked, gpu_context_bytes=gpu_context_bytes)
-                found = Plan(settings, sizes.n_layers, parts, fits_ram=fits_ram)
+                found = replace(_planned(sizes, settings, repacked, gpu_context_bytes), fits_ram=fits_ram)
                 best = found if best is None or _excess(found, vram, ram) < _excess(best, vram, ram) else best
                 if _excess(found, vram, ram) == 0:
                     return replace(found, costs=_costs(sizes, found, limit))
@@ -377,19 +380,27 @@ def larger_plan(
 ) -> Plan | None:
     """The plan that the smallest larger budget brings; None where `here` is the best there is.
 
-    Where layers are left to the CPU it is the one with all layers on the GPU. Of a plan without a GPU, likewise.
+    Where layers are left to the CPU it is the cheapest one with all layers on the GPU. Of a plan without a GPU it is a
+    better one without, else likewise.
     """
     limit = _limit(sizes, max_tokens)
-    options = list(_preferences(sizes, sizes.n_layers, limit, max_tokens is None, kv_type))
-    if here.n_gpu_layers == sizes.n_layers:
-        options = options[: options.index(here.settings)]
-    plans = [
-        Plan(
-            settings, sizes.n_layers, parts_of(sizes, settings, repacked=repacked, gpu_context_bytes=gpu_context_bytes)
-        )
-        for settings in options
-    ]
-    found = min(plans, key=lambda option: option.vram_bytes, default=None)
+
+    def choices(n_gpu: int) -> list[Plan]:
+        return [
+            Plan(
+                settings,
+                sizes.n_layers,
+                parts_of(sizes, settings, repacked=repacked, gpu_context_bytes=gpu_context_bytes),
+            )
+            for settings in _preferences(sizes, n_gpu, limit, max_tokens is None, kv_type)
+        ]
+
+    better = choices(here.n_gpu_layers or 0)
+    if here.fits_ram or here.n_gpu_layers:
+        better = better[: [choice.settings for choice in better].index(replace(here.settings, repack=True))]
+    if not better or 0 < here.n_gpu_layers < sizes.n_layers:
+        better = [] if here.n_gpu_layers == sizes.n_layers else choices(sizes.n_layers)
+    found = min(better, key=lambda choice: choice.vram_bytes or choice.ram_bytes, default=None)
     return found and replace(found, costs=_costs(sizes, found, limit))
 
 
@@ -416,6 +427,11 @@ def smaller_plan(
         )
     except BudgetError:
         return None
+
+
+def _planned(sizes: ModelSizes, settings: Settings, repacked: frozenset[str], gpu_context_bytes: int) -> Plan:
+    parts = parts_of(sizes, settings, repacked=repacked, gpu_context_bytes=gpu_context_bytes)
+    return Plan(settings, sizes.n_layers, parts)
 
 
 def _limit(sizes: ModelSizes, max_tokens: int | None) -> int:
@@ -481,8 +497,10 @@ def _costs(sizes: ModelSizes, found: Plan, limit: int) -> tuple[str, ...]:
         said.append(f"texts over {settings.max_tokens:,} tokens are cut; {limit:,} would be usual")
     left = found.n_layers - settings.n_gpu_layers
     if settings.n_gpu_layers and left:
-        said.append(f"{left} of {found.n_layers} layers run on the CPU: several times slower than all on the GPU")
-    if not found.fits_ram:
+        said.append(f"{left} of {found.n_layers} layers run on the CPU: much slower than all on the GPU")
+    if not found.fits_ram and not left:
+        said.append("rows of the token embedding are read from the disk")
+    elif not found.fits_ram:
         said.append("the weights do not stay in memory and are read from the disk again and again: very slow")
     return tuple(said)
 

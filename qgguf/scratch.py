@@ -1,7 +1,7 @@
 """Bytes of scratch that llama.cpp reserves for one pass: its graph as a table of sizes, its allocator step by step.
 
-A closed formula would have to guess how the allocator's free blocks fall; this walks the same graph in the same order and
-so gives the very figure that llama.cpp reports. Pure; some milliseconds.
+A closed formula would have to guess how the allocator's free blocks fall; this walks the same graph in the same order
+and so gives the very figure that llama.cpp reports. Pure; some milliseconds.
 source  ggml-alloc.c (best fit, reuse in place), ggml-backend.cpp (copies between devices), llama-graph.cpp,
         models/qwen3.cpp and models/bert.cpp of the vendored llama.cpp
 """
@@ -61,7 +61,7 @@ class Pass:
 def scratch_bytes(work: Pass) -> tuple[int, int]:
     """(bytes on the host, bytes on the GPU) that llama.cpp's allocator reserves for a pass."""
     graph = _encoder(work) if work.encoder else _decoder(work)
-    return _allocate(graph)
+    return _Allocator().run(graph)
 
 
 class _Tensor:
@@ -289,11 +289,29 @@ class _Space:
         self.blocks = merged
 
 
-def _allocate(graph: _Graph) -> tuple[int, int]:
-    spaces = (_Space(), _Space())
-    nodes = _with_copies(graph.nodes)
+class _Allocator:
+    """ggml-alloc: a tensor is held from its making to its last use, in place of a parent that nobody else needs."""
 
-    def hold(tensor: _Tensor) -> None:
+    def __init__(self) -> None:
+        self.spaces = (_Space(), _Space())
+
+    def run(self, graph: _Graph) -> tuple[int, int]:
+        for tensor in graph.inputs:
+            self.hold(tensor)
+        nodes = _with_copies(graph.nodes)
+        for node in nodes:
+            if node.root is not None:
+                node.root.n_views += 1
+            for parent in node.parents:
+                parent.n_children += 1
+        for node in nodes:
+            for tensor in (*node.parents, node):
+                self.hold(tensor)
+            for parent in node.parents:
+                self.used(parent)
+        return self.spaces[HOST].used, self.spaces[GPU].used
+
+    def hold(self, tensor: _Tensor) -> None:
         if tensor.held or tensor.root is not None or not tensor.size:
             return
         tensor.held = True
@@ -302,35 +320,20 @@ def _allocate(graph: _Graph) -> tuple[int, int]:
             if parent.held and parent.place == tensor.place and parent.n_children == 1 and not parent.n_views:
                 tensor.address, parent.held = parent.address, False
                 return
-        tensor.address = spaces[tensor.place].take(tensor.size)
+        tensor.address = self.spaces[tensor.place].take(tensor.size)
 
-    def release(tensor: _Tensor) -> None:
-        tensor.held = False
-        spaces[tensor.place].give(tensor.address, tensor.size)
-
-    for tensor in graph.inputs:
-        hold(tensor)
-    for node in nodes:
-        if node.root is not None and node.parents:
-            node.root.n_views += 1
-        for parent in node.parents:
-            parent.n_children += 1
-    for node in nodes:
-        for parent in node.parents:
-            hold(parent)
-        hold(node)
-        for parent in node.parents:
-            parent.n_children -= 1
-            if parent.n_children or parent.n_views:
-                continue
-            if parent.root is not None:
-                owner = parent.root
-                owner.n_views -= 1
-                if not owner.n_views and not owner.n_children and owner.held:
-                    release(owner)
-            elif parent.held:
-                release(parent)
-    return spaces[HOST].used, spaces[GPU].used
+    def used(self, parent: _Tensor) -> None:
+        """One of those that need it has it; the last one frees it."""
+        parent.n_children -= 1
+        if parent.n_children or parent.n_views:
+            return
+        owner = parent
+        if parent.root is not None:
+            owner = parent.root
+            owner.n_views -= 1
+        if owner.held and not owner.n_views and not owner.n_children:
+            owner.held = False
+            self.spaces[owner.place].give(owner.address, owner.size)
 
 
 def _with_copies(nodes: Iterable[_Tensor]) -> list[_Tensor]:
