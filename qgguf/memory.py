@@ -2,9 +2,9 @@
 
 Every figure follows llama.cpp's own arithmetic and is checked against what it reports when it loads on a CPU
 (scripts/check_memory.py): weights, KV cache, scratch, output rows, the repacked copy. Not yet checked on a GPU: the
-driver's share (GPU_CONTEXT_BYTES), the working copies of its kernels and the half-precision copies that CUDA's attention
-makes of a quantised cache. The rest of a GPU's scratch was compared with what llama.cpp reserves on a second device that
-is a CPU behind RPC: the same allocator, not the same kernels.
+driver's share (GPU_CONTEXT_BYTES), the working copies of its kernels and the half-precision copies that CUDA's
+attention makes of a quantised cache. The rest of a GPU's scratch was compared with what llama.cpp reserves on a second
+device that is a CPU behind RPC: the same allocator, not the same kernels.
 
 A worked example, two layers of 1 MB that see 2048 tokens (2304 KV cells with those kept for prompts):
 
@@ -274,7 +274,7 @@ def _output_on_gpu(sizes: ModelSizes, settings: Settings) -> bool:
 
 
 def _scratch(sizes: ModelSizes, settings: Settings) -> tuple[int, int]:
-    """(host, GPU): the larger of a full micro-batch and of one token for each sequence, which llama.cpp reserves too."""
+    """(host, GPU): the larger of a full micro-batch and of one token for each sequence; llama.cpp reserves both."""
     sequences, found = settings.n_sequences, [0, 0]
     for tokens in (settings.micro_batch, sequences):
         outputs = min(tokens, sequences) if sizes.last_rows else tokens

@@ -4,8 +4,8 @@
 
 Makes a file of the shape's tensor table over a hole (scripts/make_empty_model.py), loads it and reads llama.cpp's log:
 weights and their repacked copy from a real load (so 8b in Q8_0 takes 8 GB of memory for a moment), KV cache, scratch
-and output rows from contexts of many settings. Prints each part, planned and reported, in MiB, the worst deviation, then
-one JSON line; exits with 1 where one is more than 5 % off.
+and output rows from contexts of many settings. Prints each part, planned and reported, in MiB, and the worst deviation,
+then one JSON line; exits with 1 where one is more than 5 % off.
 """
 
 import argparse
