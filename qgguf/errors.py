@@ -14,6 +14,7 @@ QgError
 ├── OptionError           an option value that makes no sense
 ├── DeviceError           the device asked for is not there
 │   └── DeviceMemoryError it has less free memory than the model takes
+├── BudgetError           no settings hold the memory given
 └── NativeError           llama.cpp said no; its code and log line are kept
 """
 
@@ -72,6 +73,10 @@ class DeviceError(QgError):
 
 class DeviceMemoryError(DeviceError):
     """The device has less free memory than the model takes."""
+
+
+class BudgetError(QgError):
+    """No settings hold the memory given."""
 
 
 class NativeError(QgError):

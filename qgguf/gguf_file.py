@@ -7,10 +7,21 @@ from pathlib import Path
 
 from qgguf.errors import ModelFileError
 from qgguf.gguf_header import FILE_TYPES, TENSOR_TYPES, Header, TensorInfo, read_header, row_bytes
+from qgguf.memory import DEFAULT_MAX_TOKENS, ModelSizes
 from qgguf.prompts import QWEN3_INSTRUCTION_TEMPLATE, instruction_prompts, known_prompts
 from qgguf.spec import ModelSpec, Pooling
 
-__all__ = ["FILE_TYPES", "TENSOR_TYPES", "Header", "TensorInfo", "read_header", "read_spec", "row_bytes", "spec_of"]
+__all__ = [
+    "FILE_TYPES",
+    "TENSOR_TYPES",
+    "Header",
+    "TensorInfo",
+    "read_header",
+    "read_spec",
+    "row_bytes",
+    "sizes_of",
+    "spec_of",
+]
 
 PROMPT_PREFIX = "qgguf.prompt."
 
@@ -82,6 +93,57 @@ def spec_of(header: Header, path: Path) -> ModelSpec:
         source_revision=says.text("qgguf.source.revision"),
         source_sha256=tuple(says.strings("qgguf.source.sha256")),
         mended=tuple(mended),
+    )
+
+
+def sizes_of(header: Header, spec: ModelSpec) -> ModelSizes:
+    """The bytes of a model's parts, from a header and the spec that was read from it.
+
+    raises  ModelFileError: layers without weights
+    """
+    says = _Metadata(header, Path(spec.name))
+    layers: list[Counter[str]] = [Counter() for _ in range(spec.n_layers)]
+    # Tensors of no layer: what llama.cpp gives to the output, and what it keeps with the input on the host.
+    output = output_norm = other = 0
+    gated, input_type = False, ""
+    for tensor in header.tensors:
+        place, _, part = tensor.name.partition(".")
+        number, _, part = part.partition(".") if place == "blk" else ("", "", part)
+        if number.isdecimal() and int(number) < spec.n_layers:
+            # Eight rows are laid out together where a CPU repacks a matrix.
+            is_matrix = len(tensor.shape) == 2 and tensor.shape[1] % 8 == 0
+            kind = TENSOR_TYPES[tensor.type_id][0] if is_matrix else "other"
+            layers[int(number)][kind] += tensor.size_bytes
+            gated = gated or part == "ffn_gate.weight"
+        elif place == "output":
+            output += tensor.size_bytes
+        elif place == "output_norm":
+            output_norm += tensor.size_bytes
+        else:
+            other += tensor.size_bytes
+            if tensor.name == "token_embd.weight":
+                input_type = TENSOR_TYPES[tensor.type_id][0]
+    if not all(layers):
+        raise ModelFileError(f"{spec.name}: {layers.count(Counter())} of {spec.n_layers} layers have no weights.")
+    return ModelSizes(
+        n_layers=spec.n_layers,
+        dims=spec.dims,
+        n_heads=spec.n_heads,
+        n_kv_heads=spec.n_kv_heads,
+        head_dim=spec.head_dim,
+        ffn=says.integer(f"{spec.architecture}.feed_forward_length"),
+        vocab_size=spec.vocab_size,
+        context_length=spec.context_length,
+        default_tokens=min(spec.max_tokens or DEFAULT_MAX_TOKENS, spec.context_length),
+        causal=spec.causal,
+        last_rows=spec.causal and spec.pooling is Pooling.LAST,
+        means=spec.pooling is Pooling.MEAN,
+        gated=gated,
+        layers=tuple(dict(layer) for layer in layers),
+        input_bytes=other,
+        input_type=input_type,
+        output_bytes=output,
+        output_norm_bytes=output_norm,
     )
 
 

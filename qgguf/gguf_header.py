@@ -7,7 +7,7 @@ source  https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ VERSIONS = (2, 3)
 MAX_DIMS = 4
 MAX_HEADER_BYTES = 1 << 30
 MAX_ARRAY_DEPTH = 2
+_FIRST_READ, _LEAST_MORE = 1 << 16, 1 << 24
 
 # value type id -> struct code
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -131,9 +132,27 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     try:
         size_bytes = path.stat().st_size
         with path.open("rb") as file:
-            return _Parser(file.read(min(size_bytes, 1 << 16)), path, size_bytes).header()
+
+            def read(start: int, stop: int) -> bytes:
+                file.seek(start)
+                return file.read(stop - start)
+
+            return parse_header(os.fspath(path), size_bytes, read)
     except OSError as error:
         raise ModelFileError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def parse_header(
+    name: str, size_bytes: int, read: Callable[[int, int], bytes], least_more: int = _LEAST_MORE
+) -> Header:
+    """As `read_header`, of a file that is read in pieces, each byte once.
+
+    name        the file's name in messages
+    size_bytes  of the whole file
+    read        (start, stop) -> those bytes
+    least_more  bytes to read on where the header goes on, and at least as many as there are
+    """
+    return _Parser(read(0, min(size_bytes, _FIRST_READ)), name, size_bytes, read, least_more).header()
 
 
 def row_bytes(type_id: int, n_columns: int) -> int:
@@ -149,11 +168,14 @@ def row_bytes(type_id: int, n_columns: int) -> int:
 class _Parser:
     """Walks a header; `data` grows by reading on when the walk comes to its end."""
 
-    def __init__(self, data: bytes, path: Path, size_bytes: int) -> None:
-        self.data, self.path, self.size_bytes, self.at = data, path, size_bytes, 0
+    def __init__(
+        self, data: bytes, name: str, size_bytes: int, read: Callable[[int, int], bytes], least_more: int
+    ) -> None:
+        self.data, self.name, self.size_bytes, self.at = data, name, size_bytes, 0
+        self.read, self.least_more = read, least_more
 
     def wrong(self, what: str) -> ModelFileError:
-        return ModelFileError(f"{self.path} {what}. Download or convert the model again.")
+        return ModelFileError(f"{self.name} {what}. Download or convert the model again.")
 
     def need(self, n_bytes: int) -> None:
         """Make `n_bytes` from here available, or say that the file is cut short."""
@@ -164,8 +186,8 @@ class _Parser:
             raise self.wrong(f"is cut short: its header needs {end:,} bytes or more, the file has {self.size_bytes:,}")
         if end > MAX_HEADER_BYTES:
             raise self.wrong(f"claims a header of more than {MAX_HEADER_BYTES:,} bytes")
-        with self.path.open("rb") as file:
-            self.data = file.read(min(self.size_bytes, max(end, 2 * len(self.data), 1 << 24)))
+        here = len(self.data)
+        self.data += self.read(here, min(self.size_bytes, max(end, 2 * here, here + self.least_more)))
         if end > len(self.data):
             raise self.wrong("changed while it was read")
 
@@ -220,7 +242,7 @@ class _Parser:
     def header(self) -> Header:
         if self.data[:4] != MAGIC:
             raise ModelFileError(
-                f"{self.path} is not a GGUF file: it starts with {self.data[:4]!r}, not {MAGIC!r}. "
+                f"{self.name} is not a GGUF file: it starts with {self.data[:4]!r}, not {MAGIC!r}. "
                 "Give a .gguf file, or convert the checkpoint: qgguf convert CHECKPOINT"
             )
         self.at = 4

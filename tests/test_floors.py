@@ -34,6 +34,7 @@ FLOORS = (
             "vectors",
             "batching",
             "memory",
+            "scratch",
             "prompts",
             "texts",
             "normalization",

@@ -14,6 +14,7 @@ from qgguf.cli.embed import embed
 from qgguf.cli.inspect import inspect
 from qgguf.cli.logs import is_verbose, verbose_option
 from qgguf.cli.models import list_command, pull, rm
+from qgguf.cli.plan import plan
 from qgguf.cli.similarity import similarity
 from qgguf.errors import QgError
 
@@ -48,7 +49,7 @@ def cli() -> None:
     """
 
 
-for _command in (embed, similarity, inspect, pull, list_command, rm, convert, bench, doctor):
+for _command in (embed, similarity, inspect, plan, pull, list_command, rm, convert, bench, doctor):
     cli.add_command(_command)
 
 

@@ -2,6 +2,16 @@
 
 from qgguf.hub.cache import LocalModel, list_models, remove
 from qgguf.hub.checkpoint import fetch_checkpoint
-from qgguf.hub.names import default_model, resolve
+from qgguf.hub.names import default_model, locate, resolve
+from qgguf.hub.remote_header import read_remote_header
 
-__all__ = ["LocalModel", "default_model", "fetch_checkpoint", "list_models", "remove", "resolve"]
+__all__ = [
+    "LocalModel",
+    "default_model",
+    "fetch_checkpoint",
+    "list_models",
+    "locate",
+    "read_remote_header",
+    "remove",
+    "resolve",
+]

@@ -147,7 +147,7 @@ class _Transfer:
             time.sleep(1)
 
     def _one_connection(self) -> None:
-        with _open(self.file, self.done_bytes) as (response, chunks):
+        with open_file(self.file, self.done_bytes) as (response, chunks):
             if self.done_bytes and response.status_code != 206:
                 self._start_over()
             length = response.headers.get("Content-Length")
@@ -198,16 +198,17 @@ def _length_of(error: BaseException) -> int | None:
 
 
 @contextlib.contextmanager
-def _open(file: RepoFile, start: int) -> Iterator[tuple[Any, Iterator[bytes]]]:
-    """An open answer for the file's bytes from `start` on, and its chunks."""
-    _log.info("asking %s for %s/%s from byte %d on", hub_settings().ENDPOINT, file.repo, file.name, start)
-    answer, chunks_of = in_time(lambda: _ask(file, start))
+def open_file(file: RepoFile, start: int, stop: int | None = None) -> Iterator[tuple[Any, Iterator[bytes]]]:
+    """An open answer for the file's bytes from `start` on, and its chunks; a server may send more, and from byte 0."""
+    until = "on" if stop is None else f"to {stop}"
+    _log.info("asking %s for %s/%s from byte %d %s", hub_settings().ENDPOINT, file.repo, file.name, start, until)
+    answer, chunks_of = in_time(lambda: _ask(file, start, stop))
     with answer as response:
         _hub_tools().hf_raise_for_status(response)
         yield response, getattr(response, chunks_of)(_CHUNK_BYTES)
 
 
-def _ask(file: RepoFile, start: int) -> tuple[Any, str]:
+def _ask(file: RepoFile, start: int, stop: int | None) -> tuple[Any, str]:
     """An open answer as a context manager, and the name of its method that gives chunks."""
     from huggingface_hub import hf_hub_url
 
@@ -215,8 +216,8 @@ def _ask(file: RepoFile, start: int) -> tuple[Any, str]:
     url = hf_hub_url(file.repo, file.name, revision=file.commit)
     # identity: sizes and ranges count the file's own bytes.
     headers = tools.build_hf_headers(library_name="qgguf") | {"Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
+    if start or stop is not None:
+        headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
     timeout = hub_settings().HF_HUB_DOWNLOAD_TIMEOUT
     session = tools.get_session()
     if callable(getattr(session, "stream", None)):  # httpx, from huggingface-hub 1 on

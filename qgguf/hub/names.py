@@ -29,6 +29,23 @@ def resolve(name: str, *, download: bool = True, refresh: bool = False, on_progr
 
     A cached file is used without asking the hub, so that vectors of one name stay comparable; `refresh` moves on.
     """
+    found = _find(name, download, refresh, on_progress, note=True)
+    return found if isinstance(found, Path) else fetch(found, on_progress)
+
+
+def locate(name: str) -> Path | RepoFile:
+    """As `resolve`, without fetching and without a trace: the file on this disk, else the hub's that would be fetched.
+
+    raises  ModelNotFoundError
+    """
+    return _find(name, download=True, refresh=False, on_progress=None, note=False)
+
+
+def _find(name: str, download: bool, refresh: bool, on_progress: Progress | None, note: bool) -> Path | RepoFile:
+    """What `resolve` finds; a RepoFile is still to be fetched.
+
+    note  remember which commit a branch was at
+    """
     path = Path(name).expanduser()
     if path.is_file():
         return path
@@ -41,9 +58,9 @@ def resolve(name: str, *, download: bool = True, refresh: bool = False, on_progr
     # A missing file of a folder that is here is a slip of the pen, not a repository.
     if not Path(name.split("/")[0]).is_dir():
         if whole_file:
-            return _from_repo(whole_file["repo"], None, whole_file["file"], download, refresh, on_progress)
+            return _from_repo(whole_file["repo"], None, whole_file["file"], download, refresh, on_progress, note)
         if repo and not name.lower().endswith(".gguf"):
-            return _from_repo(repo["repo"], repo["quant"], None, download, refresh, on_progress)
+            return _from_repo(repo["repo"], repo["quant"], None, download, refresh, on_progress, note)
     raise ModelNotFoundError(
         f"No file {name}, and no model of that name. "
         f"Give a GGUF file, one of {', '.join(CATALOGUE)}, or owner/repo:QUANT."
@@ -89,7 +106,9 @@ def pick_quant(names: list[str], quant: str) -> list[str]:
     return [name for name in found if at_end.search(name)] or found
 
 
-def _from_catalogue(short: str, quant: str, download: bool, refresh: bool, on_progress: Progress | None) -> Path:
+def _from_catalogue(
+    short: str, quant: str, download: bool, refresh: bool, on_progress: Progress | None
+) -> Path | RepoFile:
     model = CATALOGUE[short]
     published = model.files.get(quant or model.default_quant)
     if published is None:
@@ -100,7 +119,7 @@ def _from_catalogue(short: str, quant: str, download: bool, refresh: bool, on_pr
                 check(_pinned(model, quant), path, on_progress)
             return path
     _refuse_fetching(short, download)
-    return fetch(_pinned(model, quant), on_progress)
+    return _pinned(model, quant)
 
 
 def _pinned(model: PublishedModel, quant: str) -> RepoFile:
@@ -113,8 +132,14 @@ def _pinned(model: PublishedModel, quant: str) -> RepoFile:
 
 
 def _from_repo(
-    repo: str, quant: str | None, file_name: str | None, download: bool, refresh: bool, on_progress: Progress | None
-) -> Path:
+    repo: str,
+    quant: str | None,
+    file_name: str | None,
+    download: bool,
+    refresh: bool,
+    on_progress: Progress | None,
+    note: bool,
+) -> Path | RepoFile:
     wanted = f"{repo}/{file_name}" if file_name else f"{repo}:{quant}" if quant else repo
     if not refresh or hub_settings().HF_HUB_OFFLINE:
         path = _cached(repo, quant, file_name)
@@ -129,11 +154,12 @@ def _from_repo(
     else:
         chosen = pick_quant(names, quant) if quant else [name for name in names if is_model(name) or is_split(name)]
     file = _one(repo, [by_name[name] for name in chosen], files, file_name or quant or "GGUF file")
-    remember_revision(repo, "main", commit)
+    if note:
+        remember_revision(repo, "main", commit)
     known = repo_folder(repo).joinpath("snapshots", commit, *file.name.split("/"))
     if refresh and known.is_file():
         check(file, known, on_progress)
-    return fetch(file, on_progress)
+    return file
 
 
 def _one(repo: str, chosen: list[RepoFile], files: list[RepoFile], wanted: str) -> RepoFile:

@@ -1,0 +1,190 @@
+"""qgguf plan."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qgguf.cli.budget import as_bytes
+from qgguf.cli.logs import verbose_option
+from qgguf.cli.models import readable
+
+if TYPE_CHECKING:
+    from qgguf.gguf_header import Header
+    from qgguf.memory import Plan
+    from qgguf.spec import ModelSpec
+
+BAR_COLUMNS = 60
+# Letter in the bar -> what the names of such parts begin with.
+_LETTERS = {"L": "layers", "O": "output", "E": "token embedding", "K": "KV cache", "S": "scratch", "W": "kernels",
+            "D": "driver", "P": "program"}  # fmt: skip
+
+
+@click.command(short_help="Show what a model needs of a GPU and of the host, and what fits a budget.")
+@click.argument("model")
+@click.option(
+    "--vram",
+    metavar="BYTES",
+    callback=as_bytes,
+    help="The GPU's memory for all of it: 3GB, 3GiB, 3000MB. Without it: no GPU.",
+)
+@click.option("--ram", metavar="BYTES", callback=as_bytes, help="The host's memory. Without it: no limit.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=4), help="Longest text. Without it: the model's own, or what fits."
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@verbose_option
+def plan(model: str, vram: int | None, ram: int | None, max_tokens: int | None, as_json: bool) -> None:
+    """Show what a model needs of a GPU's memory and of the host's, and the best settings that a budget holds.
+
+    Only the file's header is read. A model that is not here is not downloaded: some MB of it are asked of the hub.
+    No GPU is needed; figures for one are computed and have not been measured on a GPU yet.
+
+    \b
+    qgguf plan qwen3-embedding-4b --vram 3GB
+    qgguf plan qwen3-embedding-4b --vram 3GB --max-tokens 32768
+    qgguf plan model.gguf --ram 2GB
+    """
+    from qgguf.gguf_file import sizes_of
+    from qgguf.memory import larger_plan, smaller_plan
+    from qgguf.memory import plan as fit
+
+    header, spec, where = _read(model)
+    sizes = sizes_of(header, spec)
+    found = fit(sizes, vram=vram, ram=ram, max_tokens=max_tokens)
+    larger = larger_plan(sizes, found, max_tokens=max_tokens)
+    smaller = smaller_plan(sizes, found, max_tokens=max_tokens)
+    if as_json:
+        click.echo(json.dumps(_as_dict(model, spec, found, vram, ram, larger, smaller), indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{spec.name}, {spec.quantization}, {spec.n_layers} layers, {where}\n")
+    for place, label, budget in (("gpu", "GPU", vram), ("ram", "host", ram)):
+        _show_place(found, place, label, budget)
+    _show_settings(found)
+    for option in (smaller, larger):
+        if option is not None:
+            click.echo(_option_line(option, found))
+
+
+def _read(model: str) -> "tuple[Header, ModelSpec, str]":
+    """Header and spec of a model, and where they are from."""
+    from pathlib import Path
+
+    from qgguf import hub
+    from qgguf.errors import ModelFileError
+    from qgguf.gguf_file import read_header, spec_of
+    from qgguf.spec import Pooling
+
+    place = hub.locate(model)
+    if isinstance(place, Path):
+        header, path, where = read_header(place), place, str(place)
+    else:
+        header, path = hub.read_remote_header(place), Path(place.name)
+        where = f"not on this machine: {readable(header.size_bytes)} to fetch"
+    spec = spec_of(header, path)
+    if spec.pooling not in (Pooling.LAST, Pooling.MEAN, Pooling.CLS):
+        raise ModelFileError(f"{model} declares no pooling that makes vectors. Give an embedding model's GGUF.")
+    return header, spec, where
+
+
+def _show_place(found: "Plan", place: str, label: str, budget: int | None) -> None:
+    parts = [part for part in found.parts if part.place == place]
+    if not parts:
+        return
+    total = sum(part.size_bytes for part in parts)
+    click.echo(f"{label}: {readable(total)}" + (f" of {readable(budget)}" if budget is not None else ""))
+    click.echo(bar([(part.name, part.size_bytes) for part in parts], max(budget or 0, total)))
+    for part in parts:
+        note = "  pages of the file" if part.mapped else ""
+        click.echo(f"  {_letter(part.name)} {part.name:<26}{readable(part.size_bytes):>10}{note}")
+    click.echo()
+
+
+def bar(parts: list[tuple[str, int]], whole: int) -> str:
+    """A line of letters as long as the parts are large, in a frame as large as the whole; what is free is dots.
+
+    >>> bar([("layers (GPU)", 500), ("KV cache (GPU)", 250), ("output norm", 1)], 1000)
+    '[LLLLLLLLLLLLLLLLLLLLLLLLLLLLLLKKKKKKKKKKKKKKK...............]'
+    """
+    line, done = "", 0
+    for name, size in parts:
+        done += size
+        line = line.ljust(round(BAR_COLUMNS * done / whole), _letter(name))
+    return f"[{line.ljust(BAR_COLUMNS, '.')}]"
+
+
+def _letter(name: str) -> str:
+    return next((letter for letter, beginning in _LETTERS.items() if name.startswith(beginning)), "?")
+
+
+def _show_settings(found: "Plan") -> None:
+    settings = found.settings
+    rows = [
+        ("layers on the GPU", f"{settings.n_gpu_layers} of {found.n_layers}"),
+        ("longest text", f"{settings.max_tokens:,} tokens"),
+        ("KV cache", settings.kv_type),
+        ("at once", f"{settings.micro_batch:,} tokens, of a batch of {settings.cells:,} and {found.max_texts} texts"),
+        ("costs", "\n".join(found.costs) or "nothing"),
+    ]
+    for name, value in rows:
+        for number, line in enumerate(value.split("\n")):
+            click.echo(f"{name if number == 0 else '':<20}{line}")
+
+
+def _option_line(option: "Plan", here: "Plan") -> str:
+    """With what budget comes what: "with 3.02GB: all 36 layers on the GPU, 4,096 tokens, 512 at once, KV cache f16"."""
+    from qgguf.memory import in_gigabytes
+
+    settings, n_layers = option.settings, option.n_layers
+    if settings.n_gpu_layers:
+        needed = option.vram_bytes
+        count = f"all {n_layers}" if settings.n_gpu_layers == n_layers else f"{settings.n_gpu_layers} of {n_layers}"
+        where = f"{count} layers on {'the' if here.n_gpu_layers else 'a'} GPU"
+    else:
+        needed = option.ram_bytes if option.fits_ram else option.unmapped_ram_bytes
+        where = "on the CPU" if option.fits_ram else "on the CPU, weights read from the disk again and again"
+    rest = f"{settings.max_tokens:,} tokens, {settings.micro_batch:,} at once, KV cache {settings.kv_type}"
+    return f"with {in_gigabytes(needed)}: {where}, {rest}"
+
+
+def _as_dict(
+    model: str,
+    spec: "ModelSpec",
+    found: "Plan",
+    vram: int | None,
+    ram: int | None,
+    larger: "Plan | None",
+    smaller: "Plan | None",
+) -> dict[str, Any]:
+    parts = {part.name: {"bytes": part.size_bytes, "place": part.place, "mapped": part.mapped} for part in found.parts}
+    return {
+        "model": model,
+        "name": spec.name,
+        "architecture": spec.architecture,
+        "quantization": spec.quantization,
+        "budget": {"vram_bytes": vram, "ram_bytes": ram},
+        **_summary(found),
+        "parts": parts,
+        "costs": list(found.costs),
+        "larger": larger and _summary(larger),
+        "smaller": smaller and _summary(smaller),
+    }
+
+
+def _summary(found: "Plan") -> dict[str, Any]:
+    settings = found.settings
+    return {
+        "gpu_layers": settings.n_gpu_layers,
+        "n_layers": found.n_layers,
+        "max_tokens": settings.max_tokens,
+        "kv_type": settings.kv_type,
+        "micro_batch": settings.micro_batch,
+        "batch_tokens": settings.cells,
+        "max_texts": found.max_texts,
+        "repack": settings.repack,
+        "use_mmap": found.use_mmap,
+        "fits_ram": found.fits_ram,
+        "vram_bytes": found.vram_bytes,
+        "ram_bytes": found.ram_bytes,
+        "unmapped_ram_bytes": found.unmapped_ram_bytes,
+    }

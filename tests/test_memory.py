@@ -1,0 +1,312 @@
+"""What is needed and what fits: the rules of a plan, and every figure against llama.cpp's own report."""
+
+import doctest
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from check_memory import TOLERANCE, check_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_empty_model import SHAPES, make_empty_model
+
+from qgguf import memory
+from qgguf.errors import BudgetError, ModelFileError, OptionError
+from qgguf.gguf_file import read_header, sizes_of, spec_of
+from qgguf.memory import ModelSizes, Plan, in_gigabytes, larger_plan, parse_bytes, parts_of, plan, smaller_plan
+
+MIB = 1 << 20
+GPU_BUDGET = 3_000_000_000
+
+
+def sizes_of_shape(folder: Path, shape: str, quant: str = "Q4_K_M", **changes: int) -> ModelSizes:
+    path = make_empty_model(folder / f"{shape}-{quant}.gguf", shape, quant, **changes)
+    header = read_header(path)
+    return sizes_of(header, spec_of(header, path))
+
+
+@pytest.fixture(scope="module")
+def sizes_4b(tmp_path_factory: pytest.TempPathFactory) -> ModelSizes:
+    """Qwen3-Embedding-4B in Q4_K_M, from its tensor table alone."""
+    return sizes_of_shape(tmp_path_factory.mktemp("4b"), "4b")
+
+
+def by_name(found: Plan) -> dict[str, int]:
+    return {part.name: part.size_bytes for part in found.parts}
+
+
+def is_within(found: Plan, vram: int | None, ram: int | None) -> bool:
+    host = found.ram_bytes if found.fits_ram else found.unmapped_ram_bytes
+    return (vram is None or found.vram_bytes <= vram) and (ram is None or host <= ram)
+
+
+def test_examples_of_the_docstrings():
+    """The hand-worked example is right."""
+    assert doctest.testmod(memory).failed == 0
+
+
+# Against llama.cpp
+
+
+def test_planned_bytes_are_those_llama_cpp_reports(tmp_path: Path):
+    """Weights, repacked copy, cache by type, scratch, outputs: small shapes of both kinds, within 5 %."""
+    decoder = make_empty_model(
+        tmp_path / "decoder.gguf", "0.6b", layers=3, vocab_size=4000, hidden_size=512, num_attention_heads=8
+    )
+    encoder = make_empty_model(tmp_path / "encoder.gguf", "minilm", "Q8_0", layers=2, vocab_size=2000)
+    rows = [*check_model(decoder, "decoder"), *check_model(encoder, "encoder", many=False)]
+    assert {row.part for row in rows} == {"repacked", "weights", "KV cache", "scratch", "outputs"}
+    assert [row for row in rows if row.deviation > TOLERANCE] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quant", ["Q4_K_M", "Q8_0"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_planned_bytes_of_the_real_shapes(shape: str, quant: str, tmp_path: Path):
+    """The same for every shape that we name, at all its settings."""
+    path = make_empty_model(tmp_path / "model.gguf", shape, quant)
+    assert [row for row in check_model(path, shape) if row.deviation > TOLERANCE] == []
+
+
+# What the issue asks for
+
+
+def test_the_4b_in_3_gb(sizes_4b: ModelSizes):
+    """All 36 layers at 4096 tokens or more, the driver's share included."""
+    found = plan(sizes_4b, vram=GPU_BUDGET)
+    assert (found.n_gpu_layers, found.n_layers) == (36, 36)
+    assert found.settings.max_tokens >= 4096 and found.vram_bytes <= GPU_BUDGET
+    # The output matrix is on no GPU: it is the token embedding, and that stays on the host.
+    assert {part.place for part in found.parts if part.name == "token embedding"} == {"ram"}
+    assert "driver" in by_name(found) and "output matrix (tied)" not in by_name(found)
+
+
+def test_the_4b_at_4096_tokens_in_3_gb(sizes_4b: ModelSizes):
+    """The cache in 8 bits suffices."""
+    found = plan(sizes_4b, vram=GPU_BUDGET, max_tokens=4096)
+    assert found.n_gpu_layers == 36 and found.settings.kv_type == "q8_0" and found.settings.max_tokens == 4096
+    assert by_name(found)["layers (GPU)"] / MIB == pytest.approx(2071.62, abs=0.01)
+    assert by_name(found)["KV cache (GPU)"] == 36 * 2 * 1024 * 4352 * 34 // 32
+
+
+def test_the_4b_at_32768_tokens_in_3_gb(sizes_4b: ModelSizes):
+    """Most layers, the cache in 4 bits; what that costs is said."""
+    found = plan(sizes_4b, vram=GPU_BUDGET, max_tokens=32768)
+    assert 25 <= found.n_gpu_layers <= 28 and found.settings.kv_type == "q4_0"
+    assert found.settings.cells == 32768 and found.settings.micro_batch <= 512 and found.vram_bytes <= GPU_BUDGET
+    assert any("layers run on the CPU" in cost for cost in found.costs)
+    larger = larger_plan(sizes_4b, found, max_tokens=32768)
+    assert larger is not None and larger.n_gpu_layers == 36 and larger.vram_bytes > GPU_BUDGET
+
+
+def test_an_encoder_is_planned_too(tmp_path: Path):
+    """No KV cache, texts in one pass, one KV type."""
+    sizes = sizes_of_shape(tmp_path, "bge-large", "F16")
+    found = plan(sizes, vram=2_000_000_000)
+    assert found.n_gpu_layers == 24 and found.settings.max_tokens == 512
+    assert found.settings.micro_batch == found.settings.cells == 512
+    assert not [part for part in found.parts if part.name.startswith("KV")]
+    with pytest.raises(OptionError, match="can have f16"):
+        plan(sizes, kv_type="q8_0")
+
+
+def test_weights_without_a_gpu(sizes_4b: ModelSizes):
+    """Every byte of the file's weights is on the host once: as pages of the file, or in the CPU's own layout."""
+    weights = sum(sum(layer.values()) for layer in sizes_4b.layers) + sizes_4b.input_bytes + sizes_4b.output_norm_bytes
+    for ram, repack in ((None, True), (1_500_000_000, False)):
+        found = plan(sizes_4b, ram=ram)
+        names = ("token embedding", "layers (CPU)", "layers repacked (CPU)", "output norm")
+        assert sum(by_name(found).get(name, 0) for name in names) == weights
+        assert found.settings.repack is repack is found.fits_ram
+        assert ("layers repacked (CPU)" in by_name(found)) is repack
+        assert found.vram_bytes == 0
+
+
+def test_what_is_given_up_in_which_order(sizes_4b: ModelSizes):
+    """Cache precision, then micro-batch, then the token limit, then layers: as the budget shrinks, each only later."""
+    seen = []
+    for vram in range(4_500_000_000, 1_500_000_000, -10_000_000):
+        chosen = plan(sizes_4b, vram=vram).settings
+        seen.append((chosen.n_gpu_layers, chosen.max_tokens, chosen.micro_batch, chosen.kv_type))
+    firsts = [item for item, before in zip(seen, [None, *seen], strict=False) if item != before]
+    whole = [item[1:] for item in firsts if item[0] == 36]
+    assert whole[:3] == [(8192, 512, "f16"), (8192, 512, "q8_0"), (8192, 512, "q4_0")]
+    limits = [limit for limit, _, _ in whole]
+    assert limits == sorted(limits, reverse=True) and limits[-1] == 2048
+    # For fewer layers than all no text is cut.
+    assert {item[1] for item in firsts if item[0] < 36} == {8192}
+
+
+# For any model and any budget
+
+powers = st.sampled_from([1, 2, 4, 8])
+types = st.sampled_from(["Q4_K", "Q6_K", "Q8_0", "F16", "other"])
+
+
+@st.composite
+def models(draw: st.DrawFn) -> ModelSizes:
+    n_layers = draw(st.integers(1, 40))
+    kv_heads, causal = draw(powers), draw(st.booleans())
+    layer = st.dictionaries(types, st.integers(1, 200_000_000), min_size=1)
+    return ModelSizes(
+        n_layers=n_layers,
+        dims=draw(st.sampled_from([384, 1024, 2560, 4096])),
+        n_heads=kv_heads * draw(powers),
+        n_kv_heads=kv_heads,
+        head_dim=draw(st.sampled_from([32, 48, 64, 128])),
+        ffn=draw(st.integers(1, 20_000)),
+        vocab_size=draw(st.integers(100, 200_000)),
+        context_length=65536,
+        default_tokens=draw(st.sampled_from([256, 512, 8192])),
+        causal=causal,
+        last_rows=causal and draw(st.booleans()),
+        means=draw(st.booleans()),
+        gated=draw(st.booleans()),
+        layers=tuple([draw(layer)] * n_layers),
+        input_bytes=draw(st.integers(1, 10**9)),
+        input_type=draw(types),
+        output_bytes=draw(st.sampled_from([0, 10**8])),
+        output_norm_bytes=10_000,
+    )
+
+
+budgets = st.integers(10**6, 2 * 10**10)
+
+
+def plan_or_none(sizes: ModelSizes, **wanted: int | None) -> Plan | None:
+    try:
+        return plan(sizes, **wanted)  # type: ignore[arg-type]
+    except BudgetError:
+        return None
+
+
+@settings(max_examples=40)
+@given(models(), st.none() | budgets, st.none() | budgets)
+def test_a_plan_holds_its_budgets(sizes: ModelSizes, vram: int | None, ram: int | None):
+    """Within both budgets, or an error; settings that llama.cpp takes; no part named twice."""
+    found = plan_or_none(sizes, vram=vram, ram=ram)
+    if found is None:
+        return
+    chosen = found.settings
+    assert is_within(found, vram, ram)
+    assert (found.n_gpu_layers > 0) == (vram is not None) and found.n_gpu_layers <= sizes.n_layers
+    assert chosen.max_tokens <= chosen.cells and chosen.micro_batch <= chosen.cells
+    # More sequences than outputs would abort the process.
+    assert sizes.last_rows or (chosen.n_sequences <= chosen.cells == chosen.micro_batch)
+    assert len(by_name(found)) == len(found.parts) and min(part.size_bytes for part in found.parts) > 0
+    assert parts_of(sizes, chosen) == found.parts
+
+
+@settings(max_examples=40)
+@given(models(), budgets, budgets)
+def test_a_larger_budget_never_offloads_less(sizes: ModelSizes, one: int, other: int):
+    """More of the GPU's memory, at least as many layers on it; what fits in less fits in more."""
+    less, more = plan_or_none(sizes, vram=min(one, other)), plan_or_none(sizes, vram=max(one, other))
+    assert less is None or (more is not None and more.n_gpu_layers >= less.n_gpu_layers)
+
+
+@settings(max_examples=40)
+@given(models(), st.integers(4, 65536), st.integers(4, 65536), st.sampled_from([0, 1, 1000]))
+def test_more_context_never_needs_less(sizes: ModelSizes, one: int, other: int, n_gpu: int):
+    """With everything else alike, longer texts take at least as much."""
+    chosen = plan(sizes, max_tokens=256).settings
+    chosen = replace(chosen, n_gpu_layers=min(n_gpu, sizes.n_layers))
+
+    def needed(tokens: int) -> tuple[int, int]:
+        batch = max(tokens, 512)
+        micro_batch = 512 if sizes.last_rows else batch
+        given = replace(chosen, max_tokens=tokens, cells=batch, micro_batch=micro_batch)
+        parts = parts_of(sizes, given)
+        return tuple(sum(part.size_bytes for part in parts if part.place == place) for place in ("gpu", "ram"))
+
+    less, more = needed(min(one, other)), needed(max(one, other))
+    assert sum(less) <= sum(more)
+
+
+@settings(max_examples=30)
+@given(models(), budgets)
+def test_the_next_plans_are_the_next(sizes: ModelSizes, vram: int):
+    """The smaller one needs less; the larger one more than the budget had, or nothing better exists."""
+    found = plan_or_none(sizes, vram=vram)
+    if found is None:
+        return
+    smaller, larger = smaller_plan(sizes, found), larger_plan(sizes, found)
+    assert smaller is None or smaller.vram_bytes < found.vram_bytes
+    assert larger is None or (larger.vram_bytes > vram and larger.n_gpu_layers == sizes.n_layers)
+    if found.n_gpu_layers < sizes.n_layers:
+        assert larger is not None
+
+
+# Errors
+
+
+def test_too_small_a_budget_says_both_numbers(sizes_4b: ModelSizes):
+    """What is needed at the least, and what was given."""
+    with pytest.raises(BudgetError, match=r"Nothing fits in 200MB of GPU memory: 1 of 36 layers .* needs 3\d\dMB"):
+        plan(sizes_4b, vram=200_000_000)
+    with pytest.raises(BudgetError, match=r"Nothing fits in 100MB of the host's memory: .* needs \d\d\dMB"):
+        plan(sizes_4b, ram=100_000_000)
+    with pytest.raises(BudgetError, match="host's memory"):
+        plan(sizes_4b, vram=GPU_BUDGET, ram=100_000_000)
+
+
+@pytest.mark.parametrize("limit", [3, 0, 40961])
+def test_a_token_limit_outside_the_model(sizes_4b: ModelSizes, limit: int):
+    """Both numbers are named."""
+    with pytest.raises(OptionError, match="40,960"):
+        plan(sizes_4b, max_tokens=limit)
+
+
+def test_a_model_without_layers_is_refused(tmp_path: Path):
+    """A header that counts more layers than it has weights for."""
+    path = make_empty_model(tmp_path / "model.gguf", "minilm", layers=2, vocab_size=100)
+    header = read_header(path)
+    spec = replace(spec_of(header, path), n_layers=3)
+    with pytest.raises(ModelFileError, match="1 of 3 layers"):
+        sizes_of(header, spec)
+
+
+# Bytes as people write them
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("3GB", 3_000_000_000),
+        ("3gb", 3_000_000_000),
+        (" 3 GB ", 3_000_000_000),
+        ("3GiB", 3 << 30),
+        ("3000MB", 3_000_000_000),
+        ("2.5GiB", 5 << 29),
+        ("3e9", 3_000_000_000),
+        ("3000000000", 3_000_000_000),
+        ("1500000kB", 1_500_000_000),
+        ("1TB", 10**12),
+        ("512MiB", 512 << 20),
+    ],
+)
+def test_budgets_are_read(text: str, size: int):
+    """Powers of 1000 and of 1024, with a point, as a power of ten, in any case."""
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["3 gigs", "3G", "GB", "", "-3GB", "3GBB", "three GB", "3,5GB", "٣GB", "nan", "inf", "3GB😉"]
+)
+def test_what_is_no_budget_is_refused(text: str):
+    """The message shows how to write it."""
+    with pytest.raises(OptionError, match="Write 3GB"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["3", "0GB", "999kB"])
+def test_a_forgotten_unit_is_refused(text: str):
+    """Three bytes hold no model."""
+    with pytest.raises(OptionError, match="less than a megabyte"):
+        parse_bytes(text)
+
+
+@given(st.integers(10**6, 10**13))
+def test_a_shown_size_is_a_budget_that_holds_it(size: int):
+    """ "with 3.4GB" can be typed in as it stands."""
+    assert size <= parse_bytes(in_gigabytes(size)) <= size * 1.01 + 10**6
