@@ -1,0 +1,301 @@
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qgguf.errors import NativeError
+from qgguf.scheduler import Call, CallCancelledError, Scheduler
+
+DIMS = 4
+NO_PROMPT = np.empty(0, np.int32)
+# Few ids: texts of different calls are often equal, or begin alike.
+texts_of_ids = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9).map(tuple), max_size=20, unique=True)
+
+
+def vector_of(ids):
+    """What a lane computes for a text: a row that only this text has."""
+    numbers = np.asarray(ids, np.float64)
+    places = np.arange(1, len(numbers) + 1)
+    return np.array([numbers.sum(), len(numbers), (numbers * places).sum(), (numbers**2 * places).sum()], np.float32)
+
+
+class Lane:
+    """A lane that computes with arithmetic, and notes what it was given."""
+
+    def __init__(self, seconds=0.0, fail=None):
+        self.batches, self.seconds, self.fail = [], seconds, fail
+        self.busy = False
+
+    def vectors(self, texts, prompt, between):
+        assert not self.busy, "two threads in one lane"
+        self.busy = True
+        try:
+            self.batches.append([tuple(text.tolist()) for text in texts])
+            assert len(set(self.batches[-1])) == len(texts), "texts of a batch are all different"
+            for part in range(2):
+                between(part, 2)
+                time.sleep(self.seconds / 2)
+            if self.fail is not None:
+                self.fail(texts)
+            return np.stack([vector_of(text) for text in texts])
+        finally:
+            self.busy = False
+
+
+def call_of(texts, prompt=NO_PROMPT, **options):
+    arrays = [np.array(text, np.int32) for text in texts]
+    return Call(arrays, np.asarray(prompt, np.int32), DIMS, least_shared=2, **options)
+
+
+def expected_of(texts):
+    return np.array([vector_of(text) for text in texts], np.float32).reshape(len(texts), DIMS)
+
+
+def run_all(scheduler, calls):
+    """Each call in a thread of its own, begun in order; what it returned or raised."""
+    outcomes = [None] * len(calls)
+
+    def work(number):
+        try:
+            outcomes[number] = scheduler.run(calls[number])
+        except Exception as error:
+            outcomes[number] = error
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), "a call waits for ever"
+    return outcomes
+
+
+@settings(max_examples=60)
+@given(st.lists(texts_of_ids, min_size=1, max_size=8), st.integers(1, 3), st.integers(1, 40), st.integers(1, 6))
+def test_every_call_gets_its_own_rows(calls, n_lanes, max_tokens, max_texts):
+    """Whatever is merged with whatever, in however many lanes, a call's rows are its texts', in their order."""
+    lanes = [Lane() for _ in range(n_lanes)]
+    scheduler = Scheduler(lanes, max_tokens=max_tokens, max_texts=max_texts)
+
+    found = run_all(scheduler, [call_of(texts) for texts in calls])
+
+    for texts, rows in zip(calls, found, strict=True):
+        np.testing.assert_array_equal(rows, expected_of(texts))
+    for batch in (batch for lane in lanes for batch in lane.batches):
+        assert len(batch) <= max_texts
+        assert len(batch) == 1 or sum(map(len, batch)) <= max_tokens + sum(len(text) - 1 for text in batch)
+
+
+def test_a_lone_call_stays_in_its_thread():
+    """No other thread is started for it, and none computes."""
+    seen = set()
+    lane = Lane(fail=lambda texts: seen.add(threading.get_ident()))
+
+    Scheduler([lane], max_tokens=4, max_texts=4).run(call_of([(1,), (2, 2), (3, 3, 3)]))
+
+    assert seen == {threading.get_ident()}
+
+
+def test_calls_that_wait_share_a_batch():
+    """While one batch is computed, others queue; all of them fit into the next."""
+    lane = Lane(seconds=0.2)
+    scheduler = Scheduler([lane], max_tokens=100, max_texts=10)
+
+    run_all(scheduler, [call_of([(number, number)]) for number in range(6)])
+
+    assert [len(batch) for batch in lane.batches] == [1, 5]
+
+
+def test_equal_texts_of_two_calls_are_computed_once():
+    """And both get the row."""
+    lane = Lane(seconds=0.1)
+    scheduler = Scheduler([lane], max_tokens=100, max_texts=10)
+
+    found = run_all(scheduler, [call_of([(9,)]), call_of([(1, 2), (3,)]), call_of([(3,), (1, 2)])])
+
+    assert sorted(map(len, lane.batches)) == [1, 2]
+    np.testing.assert_array_equal(found[1], found[2][::-1])
+
+
+def test_calls_of_different_prompts_do_not_share():
+    """A kept prompt serves texts that begin with it."""
+    lane = Lane(seconds=0.1)
+    scheduler = Scheduler([lane], max_tokens=100, max_texts=10)
+
+    run_all(scheduler, [call_of([(9,)]), call_of([(1, 2, 3)], [1, 2]), call_of([(7, 8, 3)], [7, 8])])
+
+    assert [len(batch) for batch in lane.batches] == [1, 1, 1]
+
+
+def test_a_small_call_does_not_wait_for_a_large_one():
+    """It waits for the batch under way, and has its share of the next."""
+    lane = Lane(seconds=0.05)
+    scheduler = Scheduler([lane], max_tokens=10, max_texts=10)
+    large = call_of([(number, number + 1) for number in range(200)])
+    small = call_of([(5, 5, 5)])
+    thread = threading.Thread(target=scheduler.run, args=(large,))
+    thread.start()
+    while not lane.batches:
+        time.sleep(0.001)
+
+    before = len(lane.batches)
+    scheduler.run(small)
+
+    assert len(lane.batches) - before <= 2
+    thread.join(30)
+
+
+def test_one_texts_failure_is_not_anothers():
+    """A batch that fails is computed again, call by call; only the one at fault is told."""
+
+    def fail(texts):
+        if any(13 in text for text in texts):
+            raise NativeError("thirteen", 13)
+
+    scheduler = Scheduler([Lane(seconds=0.1, fail=fail)], max_tokens=100, max_texts=10)
+
+    found = run_all(scheduler, [call_of([(9,)]), call_of([(1,)]), call_of([(2,), (13,)]), call_of([(3,)])])
+
+    assert isinstance(found[2], NativeError)
+    assert found[2].code == 13
+    for number, texts in ((0, [(9,)]), (1, [(1,)]), (3, [(3,)])):
+        np.testing.assert_array_equal(found[number], expected_of(texts))
+
+
+@pytest.mark.parametrize("interrupted", [0, 1, 2])
+def test_an_interrupt_ends_one_call_only(interrupted):
+    """Ctrl-C in the thread that computes for all: its own call ends, the others' texts are computed by others."""
+    n_seen = 0
+
+    def fail(texts):
+        nonlocal n_seen
+        n_seen += 1
+        if n_seen == interrupted + 1:
+            raise KeyboardInterrupt
+
+    scheduler = Scheduler([Lane(seconds=0.05, fail=fail)], max_tokens=4, max_texts=2)
+    calls = [[(number, place) for place in range(5)] for number in range(3)]
+    outcomes = {}
+
+    def work(number):
+        try:
+            outcomes[number] = scheduler.run(call_of(calls[number]))
+        except KeyboardInterrupt as error:
+            outcomes[number] = error
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+    assert sum(isinstance(outcome, KeyboardInterrupt) for outcome in outcomes.values()) == 1
+    for number, outcome in outcomes.items():
+        if not isinstance(outcome, KeyboardInterrupt):
+            np.testing.assert_array_equal(outcome, expected_of(calls[number]))
+
+
+def test_a_cancelled_call_ends_soon():
+    """Waiting or under way: its thread gets CallCancelledError, what it had left is not computed, others go on."""
+    lane = Lane(seconds=0.05)
+    scheduler = Scheduler([lane], max_tokens=2, max_texts=1)
+    first, second = call_of([(number, 1) for number in range(100)]), call_of([(1, 1), (2, 2)])
+    outcome = []
+    threads = [threading.Thread(target=lambda c=c: outcome.append(_outcome(scheduler, c))) for c in (first, second)]
+    for thread in threads:
+        thread.start()
+    while not lane.batches:
+        time.sleep(0.001)
+
+    scheduler.cancel(first)
+    for thread in threads:
+        thread.join(30)
+
+    assert len(lane.batches) < 10
+    assert sorted(type(some).__name__ for some in outcome) == ["CallCancelledError", "ndarray"]
+
+
+def _outcome(scheduler, call):
+    try:
+        return scheduler.run(call)
+    except CallCancelledError as error:
+        return error
+
+
+def test_a_closing_model_ends_every_call():
+    """What `check` raises reaches each caller, once each."""
+    ended = threading.Event()
+
+    def check():
+        if ended.is_set():
+            raise NativeError("closed")
+
+    lane = Lane(seconds=0.02)
+    scheduler = Scheduler([lane], max_tokens=2, max_texts=1, check=check)
+    threading.Timer(0.1, ended.set).start()
+
+    found = run_all(scheduler, [call_of([(number, place) for place in range(50)]) for number in range(3)])
+
+    assert all(isinstance(outcome, NativeError) for outcome in found)
+
+
+def test_lanes_work_side_by_side():
+    """One call with several batches uses all lanes, and no thread stays behind."""
+    lanes = [Lane(seconds=0.05) for _ in range(3)]
+
+    Scheduler(lanes, max_tokens=2, max_texts=1).run(call_of([(number, 0) for number in range(30)]))
+
+    assert all(lane.batches for lane in lanes)
+    for thread in threading.enumerate():
+        if thread.name == "qgguf-lane":
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def test_all_tokens_are_told():
+    """Progress adds up to the tokens of the texts, shared or not."""
+    told = []
+    texts = [(1, 2, 3), (1, 2, 4), (5,)]
+
+    Scheduler([Lane()], max_tokens=4, max_texts=2).run(call_of(texts, on_tokens=told.append))
+
+    assert sum(told) == 7
+
+
+def test_many_threads_for_a_while():
+    """A soak: random calls, cancellations and failures from eight threads, and nobody waits for ever."""
+
+    def fail(texts):
+        if rng.random() < 0.02:
+            raise NativeError("now and then")
+
+    rng = random.Random(0)
+    scheduler = Scheduler([Lane(fail=fail), Lane(fail=fail)], max_tokens=12, max_texts=5)
+    n_right = [0] * 8
+
+    def work(number):
+        own = random.Random(number)
+        for _ in range(150):
+            texts = list({tuple(own.choices(range(4), k=own.randint(1, 6))) for _ in range(own.randint(0, 6))})
+            call = call_of(texts)
+            if own.random() < 0.1:
+                threading.Timer(own.random() / 1000, scheduler.cancel, [call]).start()
+            try:
+                rows = scheduler.run(call)
+            except (NativeError, CallCancelledError):
+                continue
+            np.testing.assert_array_equal(rows, expected_of(texts))
+            n_right[number] += 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert min(n_right) > 50
