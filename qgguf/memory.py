@@ -441,11 +441,12 @@ def smaller_plan(
 ) -> Plan | None:
     """The best plan that needs less of what `here` runs on, GPU or host; None where there is none."""
     on_gpu = here.n_gpu_layers > 0
+    host_bytes = here.ram_bytes if here.fits_ram else here.unmapped_ram_bytes
     try:
         return plan(
             sizes,
             vram=here.vram_bytes - 1 if on_gpu else None,
-            ram=None if on_gpu else here.ram_bytes - 1,
+            ram=None if on_gpu else host_bytes - 1,
             max_tokens=max_tokens,
             kv_type=kv_type,
             threads=threads,
