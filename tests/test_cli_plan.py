@@ -40,13 +40,13 @@ def test_the_4b_in_3_gb(model_4b: Path, tmp_path: Path):
     shown = done.stdout.decode()
     lines = shown.splitlines()
     assert lines[0] == f"{FOUR_B}, {model_4b}"
-    assert "GPU: 2.84 GB of 3.00 GB" in lines
+    assert "GPU: 2.83 GB of 3.00 GB" in lines
     bars = [line for line in lines if line.startswith("[")]
     assert len(bars) == 2 and {len(line) for line in bars} == {62}
     # 2.17 of 3 GB are layers, and a twentieth is free.
     assert bars[0].count("L") == 43 and bars[0].endswith("...]")
-    assert "layers on the GPU   36 of 36" in lines and "longest text        8,192 tokens" in lines
-    assert lines[-1].startswith("with 3.16GB: all 36 layers on the GPU, 8,192 tokens")
+    assert "layers on the GPU   36 of 36" in lines and "longest text        4,096 tokens" in lines
+    assert "KV cache            q8_0" in lines and lines[-1].startswith("with 3.0")
     assert lines[-2].startswith("with 2.")
 
 

@@ -123,16 +123,17 @@ def test_weights_without_a_gpu(sizes_4b: ModelSizes):
 
 
 def test_what_is_given_up_in_which_order(sizes_4b: ModelSizes):
-    """Cache precision, then micro-batch, then the token limit, then layers: as the budget shrinks, each only later."""
+    """Cache in 8 bits, micro-batch, token limit, cache in 4 bits, layers: as the budget shrinks, each only later."""
     seen = []
     for vram in range(4_500_000_000, 1_500_000_000, -10_000_000):
         chosen = plan(sizes_4b, vram=vram).settings
         seen.append((chosen.n_gpu_layers, chosen.max_tokens, chosen.micro_batch, chosen.kv_type))
     firsts = [item for item, before in zip(seen, [None, *seen], strict=False) if item != before]
     whole = [item[1:] for item in firsts if item[0] == 36]
-    assert whole[:3] == [(8192, 512, "f16"), (8192, 512, "q8_0"), (8192, 512, "q4_0")]
-    limits = [limit for limit, _, _ in whole]
-    assert limits == sorted(limits, reverse=True) and limits[-1] == 2048
+    assert whole[:4] == [(8192, 512, "f16"), (8192, 512, "q8_0"), (8192, 256, "q8_0"), (8192, 128, "q8_0")]
+    in_eight = [limit for limit, _, kv_type in whole if kv_type != "q4_0"]
+    assert in_eight == sorted(in_eight, reverse=True) and in_eight[-1] == 2048
+    assert [kv_type for _, _, kv_type in whole[len(in_eight) :]] == ["q4_0"] * (len(whole) - len(in_eight)) != []
     # For fewer layers than all no text is cut.
     assert {item[1] for item in firsts if item[0] < 36} == {8192}
 
