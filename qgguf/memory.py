@@ -370,7 +370,7 @@ def plan(
     2. the micro-batch and batch, 512 to 128 tokens: some speed, no precision.
     3. the token limit, by halves to 2048, where the user named none and the whole model then fits: longer texts would
        be cut, and that is said. For one layer more it is not worth it.
-    4. the KV cache in 4 bits: every vector loses some.
+    4. the KV cache in 4 bits, where the whole model then fits: every vector loses some.
     5. layers on the GPU, one by one: each of those left to the CPU costs a multiple of one on the GPU.
     6. on the host, the faster layout of the weights, so that their pages can be dropped: they are read from the disk
        again and again, by far the slowest.
@@ -382,8 +382,7 @@ def plan(
     counts = range(sizes.n_layers, 0, -1) if vram is not None else (0,)
     for fits_ram in (True, False) if ram is not None else (True,):
         for n_gpu in counts:
-            lower_limit = max_tokens is None and n_gpu == counts[0]
-            choices = list(_preferences(sizes, n_gpu, limit, lower_limit, kv_type, threads))
+            choices = list(_preferences(sizes, n_gpu, limit, max_tokens is None, kv_type, threads))
             # Where pages of the weights come and go, whatever else is smaller leaves more room for them.
             for settings in choices if fits_ram or n_gpu == sizes.n_layers else reversed(choices):
                 settings = replace(settings, repack=fits_ram)
@@ -485,16 +484,18 @@ def _kv_types(sizes: ModelSizes) -> tuple[str, ...]:
 
 
 def _preferences(
-    sizes: ModelSizes, n_gpu: int, limit: int, lower_limit: bool, kv_type: str | None, threads: int
+    sizes: ModelSizes, n_gpu: int, limit: int, may_cut: bool, kv_type: str | None, threads: int
 ) -> Iterator[Settings]:
     """Settings with so many layers on the GPU, the most wanted first."""
+    whole = n_gpu in (0, sizes.n_layers)
     kv_types = _kv_types(sizes) if kv_type is None else (kv_type,)
     sequences = n_sequences_of(sizes.vocab_size)
     lanes = 1 if sizes.causal or n_gpu else max(1, min(threads, MOST_LANES))
     limits = [limit]
-    while lower_limit and limits[-1] // 2 >= SMALLEST_LIMIT:
+    while may_cut and whole and limits[-1] // 2 >= SMALLEST_LIMIT:
         limits.append(limits[-1] // 2)
-    for names in ([name for name in kv_types if name != "q4_0"], [name for name in kv_types if name == "q4_0"]):
+    named_first = [name for name in kv_types if name != "q4_0" or kv_type is not None]
+    for names in (named_first, ["q4_0"] if whole and "q4_0" in set(kv_types) - set(named_first) else []):
         for tokens in limits:
             for micro_batch, batch in _BATCHES if sizes.last_rows else _ONE_PASS_BATCHES:
                 # Prompts that are kept count in a batch until it is known that all of its texts begin with one.
