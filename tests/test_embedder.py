@@ -1,3 +1,4 @@
+import ctypes
 import logging
 import threading
 
@@ -607,3 +608,19 @@ def test_more_prompts_than_are_kept(qwen3, small_qwen3):
             for text in ("", "한 text"):
                 found, expected = qwen3.encode(text, prompt=prompt), plain.encode(text, prompt=prompt)
                 assert cosines(found, expected)[0] > 0.9999
+
+
+def test_the_head_is_taken_out_of_a_graph():
+    """Where the head is a part of its own (on a GPU), stopping before it does not suffice: its operation is undone."""
+    from qgguf.native.context import _RowReader
+
+    reader = _RowReader(dims=64)
+    for name, wanted, left in ((b"result_output", False, 0), (b"result_norm", True, 29), (b"attn_norm-3", False, 29)):
+        tensor = bytearray(336)
+        tensor[80:84] = (29).to_bytes(4, "little")
+        tensor[256 : 256 + len(name)] = name
+        address = ctypes.addressof((ctypes.c_char * len(tensor)).from_buffer(tensor))
+        assert reader._on_node(address, True, None) is wanted
+        assert int.from_bytes(tensor[80:84], "little") == left
+    reader.stop = ["a signal"]
+    assert reader._on_node(address, True, None) is True and reader._on_node(address, False, None) is False
