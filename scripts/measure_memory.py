@@ -5,7 +5,8 @@
 Opens MODEL as Embedder does, embeds a batch of short texts and then one text of N tokens (its token limit, where no
 other number is given), with a bar that moves within the text. Two figures are compared with the plan, both as the
 system counts them for this process: the most that was resident of its own, and the most with pages of the model's file,
-those among them that were read once to be repacked and that the system may drop. A table, then a line of JSON; exit code 1 where the process took more than was planned. Linux only.
+those among them that were read once to be repacked and that the system may drop. A table, then a line of JSON; exit
+code 1 where the process took more than was planned. Linux only.
 """
 
 import argparse
