@@ -152,6 +152,7 @@ class Scheduler:
     ) -> None:
         self._max_tokens, self._max_texts, self._check = max_tokens, max_texts, check
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._free = list(lanes)
         self._queue: deque[Call] = deque()
         self._waiting: deque[Call] = deque()
@@ -185,6 +186,11 @@ class Scheduler:
         """Give a call up: what is not computed yet will not be."""
         self._withdraw(call, CallCancelledError())
 
+    def wait(self) -> None:
+        """Wait until nothing computes any more. No call may come meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way)
+
     # Inside
 
     def _lane_for(self, call: Call) -> Lane | None:
@@ -208,6 +214,7 @@ class Scheduler:
                 self._again(piece)
             self._free.append(lane)
             self._hand_out()
+            self._changed.notify_all()
 
     def _hand_out(self) -> None:
         """Free lanes to waiting callers as long as there is work. The lock is held."""
@@ -241,7 +248,8 @@ class Scheduler:
                 self._hand_out()
             helpers = [self._free.pop() for _ in range(len(self._free) if self._queue else 0)]
         for helper in helpers:
-            threading.Thread(target=self._help, args=(helper,), name="qgguf-lane", daemon=True).start()
+            # Not a daemon: the interpreter must not end, nor free the model, under a native call.
+            threading.Thread(target=self._help, args=(helper,), name="qgguf-lane").start()
         if not pieces:
             return
         told = dict.fromkeys(pieces, 0)

@@ -340,17 +340,22 @@ def test_a_reranker_is_refused(tmp_path):
 
 
 def test_a_model_without_weights_is_refused(tmp_path):
-    """A right header over nothing: llama.cpp's reason is passed on, in one line."""
-    with pytest.raises(ModelFileError, match=r"llama\.cpp cannot load") as caught:
+    """A right header over nothing."""
+    with pytest.raises(ModelFileError, match="28 of 28 layers have no weights") as caught:
         Embedder(save(tmp_path / "empty.gguf", gguf(QWEN3 | {"qwen3.feed_forward_length": 64})))
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_architecture_is_refused(tmp_path):
-    """llama.cpp does not know it."""
-    odd = {key.replace("qwen3", "qwen99"): item for key, item in QWEN3.items()} | {"general.architecture": "qwen99"}
-    with pytest.raises(ModelFileError, match="qwen99"):
-        Embedder(save(tmp_path / "odd.gguf", gguf(odd)))
+def test_an_unknown_architecture_is_refused(tmp_path, small_qwen3):
+    """llama.cpp does not know it: its reason is passed on, in one line."""
+    odd = (
+        small_qwen3.read_bytes()
+        .replace(b"qwen3.", b"qwen9.")
+        .replace(b"\5\0\0\0\0\0\0\0qwen3", b"\5\0\0\0\0\0\0\0qwen9")
+    )
+    with pytest.raises(ModelFileError, match=r"llama\.cpp cannot load.*qwen9") as caught:
+        Embedder(save(tmp_path / "odd.gguf", odd))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])

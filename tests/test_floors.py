@@ -10,7 +10,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "qgguf"
 # From the top. A module may import its own floor and those below.
 FLOORS = (
     ("faces", ("__init__", "__main__", "cli")),
-    ("work", ("bench", "doctor", "embedder", "bulk", "awaiting", "engine", "scheduler", "tokenizer", "convert")),
+    (
+        "work",
+        ("bench", "doctor", "embedder", "bulk", "awaiting", "engine", "placement", "scheduler", "tokenizer", "convert"),
+    ),
     ("door", ("native",)),
     (
         "files",

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from qgguf.cli.budget import as_bytes
 from qgguf.settings import DEVICES, MOST_THREADS
 
 
@@ -28,6 +29,23 @@ def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(DEVICES),
         help="auto: a GPU if there is one, else the CPU; gpu and cuda demand one. Default: $QGGUF_DEVICE, else auto.",
     )(command)
+
+
+def memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --vram and --ram."""
+    vram = click.option(
+        "--vram",
+        metavar="BYTES",
+        callback=as_bytes,
+        help="The GPU's memory for all of it: 3GB, 3GiB, 3000MB. Default: $QGGUF_VRAM, else what is free.",
+    )
+    ram = click.option(
+        "--ram",
+        metavar="BYTES",
+        callback=as_bytes,
+        help="The host's memory. Default: what the machine or its container has.",
+    )
+    return vram(ram(command))
 
 
 def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from qgguf.graphics import Graphics, backends_for, read_graphics
 from qgguf.host_memory import HostMemory, host_memory
 from qgguf.hub.catalogue import CATALOGUE
 from qgguf.processor import compiled_in, lacking, read_processor, unused
-from qgguf.settings import device_setting, threads_setting
+from qgguf.settings import device_setting, threads_setting, vram_setting
 
 LEAST_COSINE = 0.999
 """To llama.cpp's own path on the same device; quantised weights round differently for one row than for many."""
@@ -27,7 +27,7 @@ LEAST_COSINE = 0.999
 LEAST_COSINE_GPU = 0.99
 """A GPU against the CPU, whose kernels quantise what is multiplied too."""
 
-SETTINGS = ("QGGUF_MODEL", "QGGUF_DEVICE", "QGGUF_THREADS", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE",
+SETTINGS = ("QGGUF_MODEL", "QGGUF_DEVICE", "QGGUF_THREADS", "QGGUF_VRAM", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE",
             "CUDA_VISIBLE_DEVICES", "LLAMA_CPP_LIB_PATH", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")  # fmt: skip
 """What of the environment changes what happens. HF_TOKEN is a secret."""
 
@@ -103,6 +103,7 @@ def examine(
     """
     findings: list[Finding] = []
     device, threads = _asked_device(findings), _asked_threads(findings)
+    _check_vram(findings)
     memory, cores, graphics, processor = host_memory(), read_cores(), read_graphics(), read_processor()
     said = ask("binding", {"device": device})
     compiled = compiled_in(said.get("system_info", ""))
@@ -158,6 +159,13 @@ def _asked_threads(findings: list[Finding]) -> int | None:
     except QgError as error:
         findings.append(Finding("settings", True, str(error), ("unset QGGUF_THREADS",)))
         return None
+
+
+def _check_vram(findings: list[Finding]) -> None:
+    try:
+        vram_setting(None)
+    except QgError as error:
+        findings.append(Finding("settings", True, str(error), ("unset QGGUF_VRAM",)))
 
 
 def _threads(cores: Cores, asked: int | None) -> dict[str, Any]:
