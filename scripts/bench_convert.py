@@ -31,6 +31,7 @@ from make_random_checkpoint import SHAPES, make_checkpoint  # noqa: E402
 
 from qgguf.cores import usable_cores  # noqa: E402
 from qgguf.gguf_header import read_header  # noqa: E402
+from qgguf.processor import read_processor  # noqa: E402
 
 CHILD = """
 import json, sys, time
@@ -163,7 +164,7 @@ def main() -> None:
         "shape": options.shape,
         "layers": layers,
         "threads": options.threads,
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": read_processor().name,
         "python": platform.python_version(),
         "llama_cpp_python": version("llama-cpp-python"),
         "results": results,

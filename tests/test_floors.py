@@ -148,6 +148,13 @@ def test_no_module_of_one_system_only(path: Path):
             assert f'hasattr(os, "{call}")' in text or f'getattr(os, "{call}"' in text, f"os.{call} without a fallback"
 
 
+@pytest.mark.parametrize("system_file", ["/proc/cpuinfo", "/proc/meminfo", "/proc/self/cgroup", "/sys/fs/cgroup"])
+def test_a_file_of_the_system_has_one_reader(system_file: str):
+    """Two readers of it would come to differ."""
+    readers = [name_of(path) for path in SOURCES if f'Path("{system_file}")' in path.read_text("utf-8")]
+    assert len(readers) == 1
+
+
 def test_no_module_imports_itself_in_a_circle():
     """The modules can be put in an order in which each imports only earlier ones."""
     graph = {}
