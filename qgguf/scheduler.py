@@ -281,7 +281,7 @@ class Scheduler:
                 helper.start()
             except RuntimeError:
                 # The system has no thread for us: fewer lanes are as right.
-                del self._helpers[helper]
+                self._helpers.pop(helper, None)
                 break
 
     def _help(self) -> None:

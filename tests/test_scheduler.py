@@ -1,6 +1,12 @@
+import gc
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,18 +30,24 @@ def vector_of(ids):
 
 
 class Lane:
-    """A lane that computes with arithmetic, and notes what it was given."""
+    """A lane that computes with arithmetic, and notes what it was given. Like the real one it keeps the last `between`.
 
-    def __init__(self, seconds=0.0, fail=None):
-        self.batches, self.seconds, self.fail = [], seconds, fail
+    seconds  a batch takes
+    fail     is told the texts of each batch
+    gate     a semaphore: each batch waits for it
+    """
+
+    def __init__(self, seconds=0.0, fail=None, gate=None):
+        self.batches, self.seconds, self.fail, self.gate = [], seconds, fail, gate
         self.busy = False
 
     def vectors(self, texts, prompt, between):
         assert not self.busy, "two threads in one lane"
-        self.busy = True
+        self.busy, self.between = True, between
         try:
             self.batches.append([tuple(text.tolist()) for text in texts])
             assert len(set(self.batches[-1])) == len(texts), "texts of a batch are all different"
+            assert self.gate is None or self.gate.acquire(timeout=30)
             for part in range(2):
                 between(part, 2)
                 time.sleep(self.seconds / 2)
@@ -55,23 +67,48 @@ def expected_of(texts):
     return np.array([vector_of(text) for text in texts], np.float32).reshape(len(texts), DIMS)
 
 
-def run_all(scheduler, calls):
-    """Each call in a thread of its own, begun in order; what it returned or raised."""
+def begin(scheduler, calls):
+    """Each call in a thread of its own, begun in order; the threads, and where they put what it returned or raised."""
     outcomes = [None] * len(calls)
 
     def work(number):
         try:
             outcomes[number] = scheduler.run(calls[number])
-        except Exception as error:
+        except BaseException as error:
             outcomes[number] = error
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(calls))]
-    for thread in threads:
-        thread.start()
+    threads = []
+    for number in range(len(calls)):
+        threads.append(threading.Thread(target=work, args=(number,)))
+        threads[-1].start()
+    return threads, outcomes
+
+
+def end(threads):
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive(), "a call waits for ever"
+
+
+def run_all(scheduler, calls):
+    """Each call in a thread of its own, begun in order; what it returned or raised."""
+    threads, outcomes = begin(scheduler, calls)
+    end(threads)
     return outcomes
+
+
+def until(happens):
+    """Wait for what another thread is about to do."""
+    limit = time.monotonic() + 30
+    while not happens():
+        assert time.monotonic() < limit, "it does not happen"
+        time.sleep(0.0005)
+
+
+def assert_idle(scheduler):
+    """All lanes are free, and nothing of any call is kept."""
+    until(lambda: not any(scheduler._holders.values()))
+    assert not scheduler._calls and not scheduler._sleeping and not scheduler._under_way and not scheduler._helpers
 
 
 @settings(max_examples=60)
@@ -131,22 +168,79 @@ def test_calls_of_different_prompts_do_not_share():
     assert [len(batch) for batch in lane.batches] == [1, 1, 1]
 
 
-def test_a_small_call_does_not_wait_for_a_large_one():
-    """It waits for the batch under way, and has its share of the next."""
-    lane = Lane(seconds=0.05)
+def test_a_small_call_is_in_the_very_next_batch():
+    """It waits for the batch under way only, however much a large call has left; what room it leaves is used."""
+    lane = Lane(gate=threading.Semaphore(0))
     scheduler = Scheduler([lane], max_tokens=10, max_texts=10)
-    large = call_of([(number, number + 1) for number in range(200)])
-    small = call_of([(5, 5, 5)])
-    thread = threading.Thread(target=scheduler.run, args=(large,))
-    thread.start()
-    while not lane.batches:
-        time.sleep(0.001)
+    large, small = call_of([(number, number + 1) for number in range(200)]), call_of([(5, 5, 5)])
+    threads, outcomes = begin(scheduler, [large, small])
+    until(lambda: lane.batches and len(scheduler._calls) == 2)
+    lane.gate.release(1000)
+    end(threads)
 
-    before = len(lane.batches)
-    scheduler.run(small)
+    assert len(lane.batches[0]) == 5
+    assert (5, 5, 5) in lane.batches[1]
+    assert len(lane.batches[1]) == 4
+    np.testing.assert_array_equal(outcomes[1], expected_of([(5, 5, 5)]))
 
-    assert len(lane.batches) - before <= 2
-    thread.join(30)
+
+@pytest.mark.parametrize(("max_tokens", "max_texts"), [(24, 100), (1000, 12)])
+def test_large_calls_share_the_room(max_tokens, max_texts):
+    """Tokens and places of each batch are divided evenly among those who wait, and no room is left over."""
+    lane = Lane(gate=threading.Semaphore(0))
+    scheduler = Scheduler([lane], max_tokens=max_tokens, max_texts=max_texts)
+    threads, _ = begin(scheduler, [call_of([(call, number) for number in range(60)]) for call in range(3)])
+    until(lambda: lane.batches and len(scheduler._calls) == 3)
+    lane.gate.release(1000)
+    end(threads)
+
+    for batch in lane.batches[1:12]:
+        assert [sum(text[0] == call for text in batch) for call in range(3)] == [4, 4, 4]
+
+
+def test_calls_that_cannot_share_take_turns():
+    """Each batch is for the call that has waited longest for one."""
+    lane = Lane(gate=threading.Semaphore(0))
+    scheduler = Scheduler([lane], max_tokens=4, max_texts=2)
+    calls = [call_of([(call, number) for number in range(20)], prompt=[call, call]) for call in range(3)]
+    threads, _ = begin(scheduler, calls)
+    until(lambda: lane.batches and len(scheduler._calls) == 3)
+    lane.gate.release(1000)
+    end(threads)
+
+    turns = [batch[0][0] for batch in lane.batches]
+    assert len(turns) == 30
+    assert all(set(turns[start : start + 3]) == {0, 1, 2} for start in range(1, 26, 3))
+
+
+def beginnings_of(texts):
+    return {text[:stop] for text in texts for stop in range(1, len(text) + 1)}
+
+
+prompts = st.lists(st.integers(0, 1), max_size=6)
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(texts_of_ids, min_size=1, max_size=4), prompts, st.integers(0, 6), st.integers(1, 20), st.integers(1, 8)
+)
+def test_no_batch_is_larger_than_a_lane_has_room_for(calls, prompt, kept_tokens, max_tokens, max_texts):
+    """A lane lays out each beginning once; with the kept prompt that is within the budget, or it is one long text."""
+    lane = Lane(gate=threading.Semaphore(0))
+    scheduler = Scheduler([lane], max_tokens=max_tokens, max_texts=max_texts)
+    # Some texts begin with the prompt, some with a part of it, some not at all.
+    calls = [[(*prompt, *text) if sum(text) % 3 else text for text in texts] for texts in calls]
+    calls = [list(dict.fromkeys(texts)) for texts in calls]
+    threads, found = begin(scheduler, [call_of(texts, prompt, kept_tokens=kept_tokens) for texts in calls])
+    lane.gate.release(1000)
+    end(threads)
+
+    n_kept = min(len(prompt), kept_tokens)
+    for texts, rows in zip(calls, found, strict=True):
+        np.testing.assert_array_equal(rows, expected_of(texts))
+    for batch in lane.batches:
+        assert len(batch) <= max_texts
+        assert len(beginnings_of(batch)) <= max(max_tokens + n_kept, *map(len, batch))
 
 
 def test_one_texts_failure_is_not_anothers():
