@@ -383,8 +383,12 @@ def plan(
     for fits_ram in (True, False) if ram is not None else (True,):
         for n_gpu in counts:
             choices = list(_preferences(sizes, n_gpu, limit, max_tokens is None, kv_type, threads))
-            # Where pages of the weights come and go, whatever else is smaller leaves more room for them.
-            for settings in choices if fits_ram or n_gpu == sizes.n_layers else reversed(choices):
+            if not fits_ram and n_gpu < sizes.n_layers:
+                # Where pages of the weights come and go, whatever else is smaller leaves more room for them; but for it
+                # alone no vector is to lose what 4 bits cost.
+                choices.reverse()
+                choices.sort(key=lambda settings: settings.kv_type == "q4_0")
+            for settings in choices:
                 settings = replace(settings, repack=fits_ram)
                 found = replace(_planned(sizes, settings, repacked, gpu_context_bytes), fits_ram=fits_ram)
                 best = found if best is None or _excess(found, vram, ram) < _excess(best, vram, ram) else best
