@@ -94,7 +94,7 @@ class Qgguf:
     def __init__(self, model: str, threads: int) -> None:
         from qgguf import Embedder
 
-        self.embedder = Embedder(model, threads=threads)
+        self.embedder = Embedder(model, device="cpu", threads=threads)
         self.about = {
             "strategy": self.embedder.strategy.value,
             "versions": installed("qgguf", "llama-cpp-python", "numpy"),
@@ -107,13 +107,14 @@ class Qgguf:
 
 
 class LlamaEmbed:
-    """llama-cpp-python's own."""
+    """llama-cpp-python's own. batch: tokens; None for all its settings as they come, texts cut at 512 tokens."""
 
-    def __init__(self, model: str, threads: int, batch: int) -> None:
+    def __init__(self, model: str, threads: int, batch: int | None) -> None:
         from llama_cpp import Llama
 
-        settings = {"n_ctx": 2048, "n_batch": batch, "n_ubatch": batch, "flash_attn": True}
-        settings |= {"n_threads": threads, "n_threads_batch": threads}
+        settings = {"n_threads": threads, "n_threads_batch": threads}
+        if batch is not None:
+            settings |= {"n_ctx": 2048, "n_batch": batch, "n_ubatch": batch, "flash_attn": True}
         self.llama = Llama(model, embedding=True, verbose=False, **settings)
         self.about = {"settings": settings, "versions": installed("llama-cpp-python")}
 
@@ -240,7 +241,7 @@ class Raw:
         from qgguf.native.model import NativeModel
         from qgguf.native.raw_rate import RawPass
 
-        self.passes = RawPass(NativeModel(model, read_spec(Path(model))), threads=threads)
+        self.passes = RawPass(NativeModel(model, read_spec(Path(model)), "cpu"), threads=threads)
         self.about = {"n_tokens": self.passes.n_tokens, "versions": installed("llama-cpp-python")}
 
     def vectors(self, texts: Sequence[str], prompt: str) -> np.ndarray:
@@ -361,6 +362,7 @@ class MemoryMarks:
 SIDES = {
     "qgguf": Qgguf,
     "Llama.embed": LlamaEmbed,
+    "Llama.embed, defaults": LlamaEmbed,
     "llama-server": LlamaServer,
     "sentence-transformers": SentenceTransformers,
     "ONNX Runtime": OnnxRuntime,
@@ -585,6 +587,7 @@ class Bench:
         # name, whether it is of use here, what must be there first, settings
         able: list[tuple[str, bool, Any, dict[str, Any]]] = [
             ("Llama.embed", True, True, gguf | {"batch": batch}),
+            ("Llama.embed, defaults", True, True, gguf | {"batch": None}),
             ("llama-server", True, options.llama_server, gguf | server),
             ("sentence-transformers", True, checkpoint, folder),
             ("ONNX Runtime", encoder, checkpoint, folder | {"exported": str(exported)}),
