@@ -17,7 +17,7 @@ request with all texts); sentence-transformers in float32 (where --checkpoint sa
 Runtime (MiniLM, exported once); and the kernels' own rate: llama-bench pp512 with embeddings off, and the same pass in
 process. A peer that is not there is skipped, and that is said.
 
-Each side lives in a process of its own and works only while the others wait. Each round runs ours before and after every
+Each side lives in a process of its own and works only while the others wait. Each round runs ours before and after each
 peer, all with the same texts, other ones in each round. A ratio is the peer's seconds over the mean of our two, for a
 machine's speed drifts: the median of the rounds, the least and the greatest. Vectors are compared: cosine, and how many
 texts have their own vector of the other side as the nearest one.
