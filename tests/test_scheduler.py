@@ -1,6 +1,12 @@
+import gc
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
