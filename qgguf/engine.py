@@ -14,12 +14,13 @@ from qgguf.batching import Ids
 from qgguf.errors import DeviceError, DeviceMemoryError, NativeError, QgError
 from qgguf.gguf_file import Header, sizes_of
 from qgguf.host_memory import host_memory
-from qgguf.memory import KEPT_TOKENS, ModelSizes, in_gigabytes, repacked_on
+from qgguf.memory import KEPT_TOKENS, ModelSizes, in_gigabytes, worth_repacking
 from qgguf.native.choice import check_strategy, choose_strategy
 from qgguf.native.context import NativeContext, Strategy
 from qgguf.native.devices import list_backends, list_devices
 from qgguf.native.model import NativeModel
 from qgguf.placement import Resources, Wanted, needed, next_smaller, place, place_on_cpu
+from qgguf.processor import read_processor
 from qgguf.scheduler import Between, Call, Scheduler, Vectors
 from qgguf.spec import ModelSpec, Pooling
 from qgguf.tokenizer import Tokenizer
@@ -210,7 +211,9 @@ class Engine:
 
 def resources_now() -> Resources:
     """Devices and memory as they are now."""
-    return Resources(list_devices(), list_backends(), host_memory(), repacked_on(platform.machine()))
+    return Resources(
+        list_devices(), list_backends(), host_memory(), worth_repacking(platform.machine(), read_processor().flags)
+    )
 
 
 class _Cores:

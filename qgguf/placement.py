@@ -44,7 +44,7 @@ class Resources:
     devices   `list_devices()`
     backends  `list_backends()`
     host      `host_memory()`
-    repacked  types that this CPU keeps in a second layout
+    repacked  types that are to have a second layout on this CPU
     """
 
     devices: Sequence[Device]

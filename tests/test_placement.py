@@ -15,7 +15,7 @@ from qgguf import Embedder, engine
 from qgguf.errors import BudgetError, DeviceError, DeviceMemoryError, OptionError
 from qgguf.gguf_file import read_header, sizes_of, spec_of
 from qgguf.host_memory import HostMemory
-from qgguf.memory import REPACKED, ModelSizes
+from qgguf.memory import REPACKED, ModelSizes, worth_repacking
 from qgguf.native.devices import Device
 from qgguf.placement import LEFT_FREE, Resources, Wanted, needed, next_smaller, place
 
@@ -99,6 +99,16 @@ def test_the_hosts_memory_is_a_budget_too(sizes: ModelSizes, container: bool):
         assert any("read from the disk" in cost for cost in found.plan.costs)
     with pytest.raises(BudgetError, match=r"Nothing fits in 100MB of the host's memory: .* needs \d+MB"):
         place(sizes, Wanted(ram=100_000_000), machine())
+
+
+def test_a_second_layout_only_where_it_helps(sizes: ModelSizes):
+    """AVX-512 is faster without; then there is no copy to pay for, and nothing else differs."""
+    assert worth_repacking("x86_64", frozenset(["avx2", "avx512f"])) == frozenset()
+    assert worth_repacking("x86_64", frozenset(["avx2"])) == REPACKED < worth_repacking("arm64", frozenset())
+    found = [place(sizes, Wanted(), replace(machine(), repacked=types)).plan for types in (REPACKED, frozenset[str]())]
+    assert [plan.settings.repack for plan in found] == [True, False]
+    assert found[0].unmapped_ram_bytes - found[1].unmapped_ram_bytes > GB and found[1].fits_ram
+    assert replace(found[1].settings, repack=True) == found[0].settings
 
 
 @settings(max_examples=40)

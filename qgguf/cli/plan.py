@@ -54,15 +54,19 @@ def plan(
 
     from qgguf.cores import usable_cores
     from qgguf.gguf_file import sizes_of
-    from qgguf.memory import larger_plan, repacked_on, smaller_plan
+    from qgguf.memory import larger_plan, smaller_plan, worth_repacking
     from qgguf.memory import plan as fit
+    from qgguf.processor import read_processor
     from qgguf.settings import threads_setting, vram_setting
 
     vram = vram_setting(vram)
 
     header, spec, where = _read(model)
     sizes = sizes_of(header, spec)
-    threads, repacked = threads_setting(None) or usable_cores(), repacked_on(platform.machine())
+    threads, repacked = (
+        threads_setting(None) or usable_cores(),
+        worth_repacking(platform.machine(), read_processor().flags),
+    )
     found = fit(sizes, vram=vram, ram=ram, max_tokens=max_tokens, kv_type=kv_type, threads=threads, repacked=repacked)
     larger, smaller = (
         next_to(sizes, found, max_tokens=max_tokens, kv_type=kv_type, threads=threads, repacked=repacked)
