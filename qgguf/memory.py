@@ -271,15 +271,17 @@ def repacked_on(machine: str) -> frozenset[str]:
 
 
 def worth_repacking(machine: str, flags: frozenset[str]) -> frozenset[str]:
-    """Those of them that make the processor faster: none where it has AVX-512.
+    """Those of them that make the processor faster: no K-types where it has AVX-512's dot products of bytes.
 
     machine  platform.machine()
     flags    instruction sets in Linux's words; empty where they are not known
 
-    On 2 cores of an AMD EPYC, the 0.6B shape in Q4_K_M: documents 223 to 234 tok/s with the second layout, 315 to 336
-    without; a query with 9 tokens of its own 66 and 72 ms. On AVX2 and ARM llama.cpp's own choice stands, unmeasured.
+    llama.cpp multiplies K-types in tiles, but not those in the second layout. On 2 cores of an AMD EPYC, the 0.6B shape
+    in Q4_K_M: documents 223 to 234 tok/s with it, 315 to 336 without; a query with 9 tokens of its own 66 and 72 ms. On
+    AVX2 and ARM llama.cpp's own choice stands, unmeasured.
     """
-    return frozenset() if "avx512f" in flags else repacked_on(machine)
+    k_types = {"Q4_K", "Q5_K", "Q6_K"} if "avx512_vnni" in flags else set()
+    return repacked_on(machine) - k_types
 
 
 def kv_bytes(sizes: ModelSizes, kv_type: str, cells: int, n_layers: int) -> int:
@@ -394,7 +396,9 @@ def plan(
     counts = range(sizes.n_layers, 0, -1) if vram is not None else (0,)
     for fits_ram in (True, False) if ram is not None else (True,):
         for n_gpu in counts:
-            choices = list(_preferences(sizes, n_gpu, limit, max_tokens is None, kv_type, threads, bool(repacked)))
+            choices = list(
+                _preferences(sizes, n_gpu, limit, max_tokens is None, kv_type, threads, _repacks(sizes, repacked))
+            )
             if not fits_ram and n_gpu < sizes.n_layers:
                 # Where pages of the weights come and go, whatever else is smaller leaves more room for them; but for it
                 # alone no vector is to lose what 4 bits cost.
@@ -434,12 +438,16 @@ def larger_plan(
                 sizes.n_layers,
                 parts_of(sizes, settings, repacked=repacked, gpu_context_bytes=gpu_context_bytes),
             )
-            for settings in _preferences(sizes, n_gpu, limit, max_tokens is None, kv_type, threads, bool(repacked))
+            for settings in _preferences(
+                sizes, n_gpu, limit, max_tokens is None, kv_type, threads, _repacks(sizes, repacked)
+            )
         ]
 
     better = choices(here.n_gpu_layers or 0)
     if here.fits_ram or here.n_gpu_layers:
-        better = better[: [choice.settings for choice in better].index(replace(here.settings, repack=bool(repacked)))]
+        better = better[
+            : [choice.settings for choice in better].index(replace(here.settings, repack=_repacks(sizes, repacked)))
+        ]
     if not better or 0 < here.n_gpu_layers < sizes.n_layers:
         better = [] if here.n_gpu_layers == sizes.n_layers else choices(sizes.n_layers)
     found = min(better, key=lambda choice: choice.vram_bytes or choice.ram_bytes, default=None)
@@ -528,6 +536,10 @@ def _preferences(
                         repack=repack,
                         lanes=lanes,
                     )
+
+
+def _repacks(sizes: ModelSizes, repacked: frozenset[str]) -> bool:
+    return any(name in repacked for layer in sizes.layers for name in layer)
 
 
 def _excess(found: Plan, vram: int | None, ram: int | None) -> int:
