@@ -71,7 +71,7 @@ def memory_bytes(pid: int) -> tuple[int, int]:
 
 
 def run(side: str, source: Path, out: Path, quant: str, threads: int) -> dict[str, float]:
-    """One conversion in a process of its own: seconds of the call, the same with its file on the disk, largest memory."""
+    """One conversion in a process of its own: seconds of the call, and with its file synced; largest memory."""
     out.unlink(missing_ok=True)  # to free the blocks of an earlier result takes time too
     if hasattr(os, "sync"):
         os.sync()  # what an earlier run left to be written must not slow this one
