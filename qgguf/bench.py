@@ -21,6 +21,7 @@ from qgguf.native.model import NativeModel
 from qgguf.native.raw_rate import RawPass
 from qgguf.prompts import QUERY_PROMPT_NAMES
 from qgguf.resident import peak_resident_bytes
+from qgguf.settings import threads_setting
 
 ROUNDS = 3
 LEAST_TEXTS, MOST_TEXTS = 8, 8192
@@ -134,8 +135,11 @@ def measure(
     *,
     texts: Sequence[str] | None = None,
     seconds: float = 10,
-    device: str = "auto",
+    device: str | None = None,
     threads: int | None = None,
+    vram: int | str | None = None,
+    ram: int | str | None = None,
+    kv_type: str | None = None,
     strategy: str | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Figures:
@@ -143,7 +147,7 @@ def measure(
 
     texts        documents; default: `sample_texts`. As many as the time allows are taken, the same in each round
     seconds      to spend, opening not counted; a large model takes longer for the least that tells anything
-    device, threads, strategy   as for Embedder
+    device, threads, vram, ram, kv_type, strategy   as for Embedder
     on_progress  called with steps done and steps in all
     raises       OptionError; what Embedder raises
     """
@@ -154,7 +158,9 @@ def measure(
     steps = _Steps(on_progress)
     budgets = [share * seconds for share in SHARES]
     started = time.perf_counter()
-    with Embedder(model, device=device, threads=threads, strategy=strategy) as embedder:
+    with Embedder(
+        model, device=device, threads=threads, vram=vram, ram=ram, kv_type=kv_type, strategy=strategy
+    ) as embedder:
         open_seconds = time.perf_counter() - started
         documents = _rate(embedder, _documents(texts), None, budgets[0], steps)
         prompt_name = next((name for name in QUERY_PROMPT_NAMES if name in embedder.prompts), None)
@@ -163,9 +169,10 @@ def measure(
         one_query = _latency(embedder, questions, budgets[2], steps)
         peak = peak_resident_bytes()
         spec, path, used, way = embedder.spec, embedder.path, embedder.device, embedder.strategy.value
-    n_threads = usable_cores() if threads is None else threads
+        gpu_layers = embedder.plan.n_gpu_layers
+    n_threads = threads_setting(threads) or usable_cores()
     # After the model is closed: two copies of a large one may be more than the machine has.
-    raw_model = NativeModel(path, spec, used)
+    raw_model = NativeModel(path, spec, used, gpu_layers=gpu_layers)
     try:
         raw = _raw(raw_model, n_threads, budgets[3], steps)
     finally:

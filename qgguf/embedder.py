@@ -19,13 +19,13 @@ from qgguf.cores import usable_cores
 from qgguf.engine import Engine
 from qgguf.errors import ModelFileError, OptionError, PromptError, TextTooLongError
 from qgguf.gguf_file import read_header, spec_of
+from qgguf.memory import Plan
 from qgguf.native.context import Strategy
+from qgguf.placement import Wanted
+from qgguf.settings import bytes_setting, device_setting, threads_setting, vram_setting
 from qgguf.spec import ModelSpec, Pooling
 
 log = logging.getLogger("qgguf")
-
-DEFAULT_MAX_TOKENS = 8192
-"""Where a checkpoint declares no limit of its own: the length its authors evaluate Qwen3-Embedding with."""
 
 TRUNCATIONS = ("end", "error")
 
@@ -54,13 +54,18 @@ class Embedder:
     max_tokens           longest text in tokens; default: what the checkpoint declares, else 8192 or its trained context
     truncate             "end" cuts longer texts and says so, "error" refuses them; the end token is kept
     truncate_dim         dims of the vectors where a call names none; default: all
-    device               "auto", "cpu" or "cuda"
-    threads              CPU threads; default: the cores this process may use
+    device               "auto" (a GPU where there is one with room, else the CPU), "cpu", "gpu" or "cuda" (which
+                         refuse to run elsewhere); default: $QGGUF_DEVICE, else "auto"
+    threads              CPU threads; default: $QGGUF_THREADS, else the cores this process may use
+    vram                 GPU memory for all of it, in bytes or as "3GB"; default: $QGGUF_VRAM, else what is free
+    ram                  likewise of the host's memory; default: what the machine or its container has
+    kv_type              KV cache: "f16", "q8_0" or "q4_0"; default: the best that the memory holds
     pooling              "mean", "cls" or "last", where the file declares none or a wrong one
     prompts              name -> text; added to the model's own
     default_prompt_name  prompt of a plain `encode`; default: the model's own, mostly none
     strategy             "last_rows", "two_calls" or "plain": how llama.cpp is driven; default: tried out at opening
-    raises               ModelNotFoundError, ModelFileError, OptionError, DeviceError, PromptError
+    raises               ModelNotFoundError, ModelFileError, OptionError, DeviceError, BudgetError (the memory given is
+                         too little; both numbers are named), PromptError
 
     All methods may be called from any thread. Close it, or use it as a context manager, to free its memory.
     """
@@ -72,8 +77,11 @@ class Embedder:
         max_tokens: int | None = None,
         truncate: str = "end",
         truncate_dim: int | None = None,
-        device: str = "auto",
+        device: str | None = None,
         threads: int | None = None,
+        vram: int | str | None = None,
+        ram: int | str | None = None,
+        kv_type: str | None = None,
         pooling: str | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
@@ -93,16 +101,16 @@ class Embedder:
         self._default_prompt_name = default_prompt_name or self.spec.default_prompt_name
         if self._default_prompt_name is not None and self._default_prompt_name not in self._prompts:
             raise PromptError(f"default_prompt_name={default_prompt_name!r}; there are {sorted(self._prompts)}.")
-        self._max_tokens = _max_tokens(self.spec, max_tokens)
+        wanted = Wanted(
+            device=device_setting(device),
+            vram=vram_setting(vram),
+            ram=None if ram is None else bytes_setting("ram", ram),
+            max_tokens=None if max_tokens is None else _max_tokens(self.spec, max_tokens),
+            kv_type=kv_type,
+            threads=threads_setting(threads) or usable_cores(),
+        )
         self._engine = Engine(
-            self.path,
-            header,
-            self.spec,
-            device=device,
-            threads=usable_cores() if threads is None else _at_least(1, threads, "threads"),
-            pooling=_pooling(self.spec, pooling, self.path),
-            strategy=strategy,
-            max_tokens=self._max_tokens,
+            self.path, header, self.spec, wanted, pooling=_pooling(self.spec, pooling, self.path), strategy=strategy
         )
         self.waiters = Waiters()
         """Threads of the calls that are awaited"""
@@ -117,12 +125,17 @@ class Embedder:
     @property
     def max_tokens(self) -> int:
         """Longest text in tokens, prompt and end token included."""
-        return self._max_tokens
+        return self.plan.settings.max_tokens
 
     @property
     def device(self) -> str:
-        """Where the model runs: "cpu" or "cuda"."""
+        """Where the model runs: "cpu" or "gpu"."""
         return self._engine.device
+
+    @property
+    def plan(self) -> Plan:
+        """What goes where in memory, and what was given up for it; see `qgguf.memory.Plan`."""
+        return self._engine.placement.plan
 
     @property
     def strategy(self) -> Strategy:
@@ -259,7 +272,7 @@ class Embedder:
             texts=distinct,
             places=places,
             before=before,
-            max_tokens=self._max_tokens,
+            max_tokens=self.max_tokens,
             finish=lambda raw: _finished(raw[:, :dims], normalize_embeddings, precision),
             cancellation=current_cancellation(),
         )
@@ -270,7 +283,7 @@ class Embedder:
                 vectors, n_tokens = bulk.compute(self._engine, job, bar)
         if len(distinct) < len(places):
             vectors, n_tokens = vectors[places], n_tokens[places]
-        truncated = n_tokens > self._max_tokens
+        truncated = n_tokens > self.max_tokens
         if truncated.any():
             log.warning("%s. Their ends were cut.", self._long_texts(n_tokens))
         return Embeddings(vectors, n_tokens, truncated)
@@ -353,18 +366,18 @@ class Embedder:
         n_tokens = np.zeros(len(job.texts), np.int64)
         for index, text in enumerate(job.texts):
             # No tokenizer makes more tokens than bytes, what it puts around a text apart: most need no look.
-            if 4 * (len(job.before) + len(text)) + 8 > self._max_tokens:
+            if 4 * (len(job.before) + len(text)) + 8 > self.max_tokens:
                 n_tokens[index] = len(next(bulk.tokenize(self._engine, [text], job.before)))
-        if (n_tokens > self._max_tokens).any():
+        if (n_tokens > self.max_tokens).any():
             raise TextTooLongError(
                 f'{self._long_texts(n_tokens[job.places])}. Split them, or cut them with truncate="end".'
             )
 
     def _long_texts(self, n_tokens: NDArray[np.int64]) -> str:
-        long = np.flatnonzero(n_tokens > self._max_tokens)
+        long = np.flatnonzero(n_tokens > self.max_tokens)
         shown = ", ".join(f"text {index} ({n_tokens[index]:,})" for index in long[:5])
         shown += ", ..." if len(long) > 5 else ""
-        return f"{len(long):,} of {len(n_tokens):,} texts are longer than {self._max_tokens:,} tokens: {shown}"
+        return f"{len(long):,} of {len(n_tokens):,} texts are longer than {self.max_tokens:,} tokens: {shown}"
 
 
 def _find(model: str | os.PathLike[str]) -> Path:
@@ -392,9 +405,7 @@ def _pooling(spec: ModelSpec, asked: str | None, path: Path) -> Pooling:
     return spec.pooling
 
 
-def _max_tokens(spec: ModelSpec, asked: int | None) -> int:
-    if asked is None:
-        return min(spec.max_tokens or DEFAULT_MAX_TOKENS, spec.context_length)
+def _max_tokens(spec: ModelSpec, asked: int) -> int:
     _at_least(4, asked, "max_tokens")
     if asked > spec.context_length:
         raise OptionError(f"max_tokens={asked:,}, but {spec.name} was trained on {spec.context_length:,} positions.")

@@ -1,34 +1,30 @@
 """Engine: a model that is open to compute, for any number of threads, until it is closed."""
 
 import logging
+import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from qgguf.batching import Ids
-from qgguf.errors import NativeError, QgError
-from qgguf.gguf_file import Header
-from qgguf.native.choice import choose_strategy
-from qgguf.native.context import KEPT_TOKENS, NativeContext, Strategy, sequences_for
+from qgguf.errors import DeviceError, DeviceMemoryError, NativeError, QgError
+from qgguf.gguf_file import Header, sizes_of
+from qgguf.host_memory import host_memory
+from qgguf.memory import KEPT_TOKENS, ModelSizes, in_gigabytes, repacked_on
+from qgguf.native.choice import check_strategy, choose_strategy
+from qgguf.native.context import NativeContext, Strategy
+from qgguf.native.devices import list_backends, list_devices
 from qgguf.native.model import NativeModel
+from qgguf.placement import Resources, Wanted, needed, next_smaller, place, place_on_cpu
 from qgguf.scheduler import Between, Call, Scheduler, Vectors
 from qgguf.spec import ModelSpec, Pooling
 from qgguf.tokenizer import Tokenizer
 
 log = logging.getLogger("qgguf")
-
-BATCH_TOKENS = {Strategy.LAST_ROWS: 1024, Strategy.TWO_CALLS: 1024, Strategy.PLAIN: 256}
-"""Tokens computed together. From 512 to 2048 a causal model's rate is the same, and who comes next waits for less; an
-encoder's falls from 512 on, where its numbers leave the cache. Figures: the log in scripts/bench_peers.py."""
-
-LEAST_CELLS = 512
-"""Tokens that an encoder's context has room for; a longer text gets a larger one."""
-
-MOST_LANES = 8
-"""Encoders wait for each other's threads more than they compute: several contexts of few threads share the weights."""
 
 LEAST_SHARED = 8
 """Tokens that texts must begin with alike to be put into one batch for it."""
@@ -40,51 +36,119 @@ class Engine:
     """Weights, tokenizer and places to compute.
 
     path, header, spec   the model's file and what it says
-    device               "auto", "cpu" or "cuda"
-    threads              CPU threads in all
+    wanted               device, budgets, token limit, threads
     pooling              how a text's vector is made
     strategy             a word of `Strategy`; None: found by trying
-    max_tokens           longest text
-    raises               ModelFileError, DeviceError, OptionError, NativeError
+    raises               ModelFileError, DeviceError, DeviceMemoryError, BudgetError, OptionError, NativeError
+
+    placement   where it runs, and the plan that holds
     """
 
     def __init__(
-        self,
-        path: Path,
-        header: Header,
-        spec: ModelSpec,
-        *,
-        device: str,
-        threads: int,
-        pooling: Pooling,
-        strategy: str | None,
-        max_tokens: int,
+        self, path: Path, header: Header, spec: ModelSpec, wanted: Wanted, *, pooling: Pooling, strategy: str | None
     ) -> None:
         self._life = _Life()
-        self._threads, self._pooling = threads, pooling
-        self._model = NativeModel(path, spec, device)
-        self.device = self._model.device
-        self.dims = spec.dims
-        self.tokenizer = Tokenizer(self._model, header, path)
+        self._path, self._spec, self._wanted, self._pooling = path, spec, wanted, pooling
+        check_strategy(spec, pooling, strategy)
+        # llama.cpp's own pooling of the last token takes all of a text's rows out of the model.
+        last_rows = spec.causal and pooling is Pooling.LAST and strategy != Strategy.PLAIN.value
+        sizes = replace(sizes_of(header, spec), last_rows=last_rows, means=pooling is Pooling.MEAN)
+        self._open(sizes, strategy)
         try:
-            self.strategy = choose_strategy(self._model, threads=threads, pooling=pooling, asked=strategy)
+            self.tokenizer = Tokenizer(self._model, header, path)
         except QgError:
-            self._model.close()
+            self._free()
             raise
+        self.dims = spec.dims
         self._shares = self.strategy is Strategy.LAST_ROWS
-        batch_tokens = BATCH_TOKENS[self.strategy]
-        least = LEAST_CELLS if not spec.causal else batch_tokens + KEPT_TOKENS
-        cores = _Cores(threads)
-        self._lanes = [
-            _Lane(self._context, cores, least, max(max_tokens, least))
-            for _ in range(1 if spec.causal else min(threads, MOST_LANES))
-        ]
         self._scheduler = Scheduler(
             self._lanes,
-            max_tokens=batch_tokens,
-            max_texts=sequences_for(spec).texts,
+            max_tokens=self.placement.plan.settings.batch_tokens,
+            max_texts=self.placement.plan.max_texts,
             check=self._life.check,
         )
+
+    @property
+    def device(self) -> str:
+        """ "cpu" or "gpu"."""
+        return self._model.device
+
+    # Opening
+
+    def _open(self, sizes: ModelSizes, strategy: str | None) -> None:
+        """Load where there is room; where it turns out that there is not, once more with less, said aloud."""
+        resources = resources_now()
+        self.placement = place(sizes, self._wanted, resources)
+        try:
+            self._load(strategy)
+            return
+        except DeviceMemoryError as error:
+            smaller = next_smaller(sizes, self._wanted, resources, self.placement)
+            if smaller is None:
+                raise
+            tried = in_gigabytes(needed(self.placement))
+            log.warning("%s A plan of %s failed; trying one of %s.", error, tried, in_gigabytes(needed(smaller)))
+            self.placement = smaller
+        except DeviceError as error:
+            if self._wanted.device != "auto" or not self.placement.device.is_gpu:
+                raise
+            log.warning("%s", error)
+            self.placement = place_on_cpu(sizes, self._wanted, resources, "the GPU is gone")
+            tried = ""
+        try:
+            self._load(strategy)
+        except DeviceMemoryError as error:
+            raise DeviceMemoryError(
+                f"{error} Plans of {tried} and of {in_gigabytes(needed(self.placement))} both failed."
+            ) from None
+
+    def _load(self, strategy: str | None) -> None:
+        device, settings = self.placement.device, self.placement.plan.settings
+        self._model = NativeModel(
+            self._path,
+            self._spec,
+            device,
+            gpu_layers=settings.n_gpu_layers,
+            head=self._spec.causal and (self._pooling is not Pooling.LAST or strategy == Strategy.PLAIN.value),
+            repack=settings.repack,
+        )
+        self._lanes: list[_Lane] = []
+        try:
+            threads = self._wanted.threads
+            self.strategy = choose_strategy(self._model, threads=threads, pooling=self._pooling, asked=strategy)
+            least = settings.cells
+            if not device.is_gpu:
+                # A text that needs more makes its lane larger; few do.
+                least = settings.batch_tokens + KEPT_TOKENS
+            cores = _Cores(threads)
+            self._lanes += [
+                _Lane(self._context, cores, least, max(settings.cells, least)) for _ in range(settings.lanes)
+            ]
+            if device.is_gpu:
+                for lane in self._lanes:
+                    lane.open()
+                self._compare_memory()
+        except BaseException:
+            self._free()
+            raise
+
+    def _compare_memory(self) -> None:
+        """The plan against the device's own figures; nothing is done about it but to say so."""
+        before = self.placement.device
+        after = next((device for device in list_devices() if device.name == before.name), before)
+        if after.free_bytes == before.free_bytes:  # some backends know the total only
+            return
+        taken, planned = before.free_bytes - after.free_bytes, self.placement.plan.vram_bytes
+        less = in_gigabytes(max(taken, 0))
+        says = f"{before.name} has {less} less free than before; {in_gigabytes(planned)} were planned."
+        if taken > planned:
+            log.warning("%s Other programs may take memory too.", says)
+        elif taken < planned // 2:
+            log.warning("%s The layers may not be on it: see `qgguf doctor`.", says)
+        else:
+            log.info("%s", says)
+
+    # Computing
 
     def call(self, texts: Sequence[Ids], prompt: Ids, on_tokens: Callable[[int], None] | None = None) -> Call:
         """A call to `run`: texts' ids, all different, and the ids that they may begin with."""
@@ -121,14 +185,32 @@ class Engine:
     def close(self) -> None:
         """Free the memory, once the calls under way have left; they raise NativeError."""
         if self._life.end():
-            for lane in self._lanes:
-                lane.close()
-            self._model.close()
+            self._scheduler.wait()
+            self._free()
+
+    # Inside
+
+    def _free(self) -> None:
+        for lane in self._lanes:
+            lane.close()
+        self._model.close()
 
     def _context(self, cells: int) -> NativeContext:
+        settings = self.placement.plan.settings
         return NativeContext(
-            self._model, cells=cells, threads=self._threads, pooling=self._pooling, strategy=self.strategy
+            self._model,
+            cells=cells,
+            threads=self._wanted.threads,
+            pooling=self._pooling,
+            strategy=self.strategy,
+            micro_batch=settings.micro_batch,
+            kv_type=settings.kv_type,
         )
+
+
+def resources_now() -> Resources:
+    """Devices and memory as they are now."""
+    return Resources(list_devices(), list_backends(), host_memory(), repacked_on(platform.machine()))
 
 
 class _Cores:
@@ -170,6 +252,13 @@ class _Lane:
                 for index in np.flatnonzero(~np.isfinite(rows).all(axis=1)):
                     rows[index] = context.vectors([texts[int(index)]], prompt, between)[0]
         return rows
+
+    def open(self) -> None:
+        """Take all the memory that will be needed now.
+
+        raises  DeviceMemoryError, NativeError
+        """
+        self._with_cells(self._least)
 
     def close(self) -> None:
         if self._context is not None:

@@ -124,7 +124,10 @@ def sizes_of(header: Header, spec: ModelSpec) -> ModelSizes:
             if tensor.name == "token_embd.weight":
                 input_type = TENSOR_TYPES[tensor.type_id][0]
     if not all(layers):
-        raise ModelFileError(f"{spec.name}: {layers.count(Counter())} of {spec.n_layers} layers have no weights.")
+        raise ModelFileError(
+            f"{spec.name}: {layers.count(Counter())} of {spec.n_layers} layers have no weights. "
+            "Fetch or convert it again."
+        )
     return ModelSizes(
         n_layers=spec.n_layers,
         dims=spec.dims,

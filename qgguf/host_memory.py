@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_CGROUP = Path("/proc/self/cgroup")
+from qgguf import cgroups
+
 _MEMINFO = Path("/proc/meminfo")
 # cgroup v1 writes a number near 2^63 where nothing limits.
 _NO_LIMIT = 1 << 60
@@ -25,14 +25,13 @@ class HostMemory:
     container: bool
 
 
-def host_memory(root: Path = _CGROUPS, own: Path = _OWN_CGROUP, meminfo: Path = _MEMINFO) -> HostMemory | None:
+def host_memory(root: Path = cgroups.ROOT, own: Path = cgroups.OWN, meminfo: Path = _MEMINFO) -> HostMemory | None:
     """What this process may use; None where the system does not say (Windows).
 
-    root     where cgroups are mounted
-    own      the process's /proc/self/cgroup
-    meminfo  /proc/meminfo
+    root, own  as in `cgroups.own_groups`
+    meminfo    /proc/meminfo
     """
-    machine = _machine(meminfo)
+    machine = machine_memory(meminfo)
     group = cgroup_memory(root, own)
     if machine is None or group is None:
         return machine
@@ -42,33 +41,42 @@ def host_memory(root: Path = _CGROUPS, own: Path = _OWN_CGROUP, meminfo: Path = 
     return HostMemory(limit, max(0, min(machine.free_bytes, limit - used)), True)
 
 
+def machine_memory(meminfo: Path = _MEMINFO) -> HostMemory | None:
+    """What the machine has, whatever the process's container allows; None where the system does not say."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return _by_sysconf()
+    kilobytes = {name: words.split()[0] for name, _, words in (line.partition(":") for line in lines) if words.split()}
+    try:
+        total = 1024 * int(kilobytes["MemTotal"])
+        free = 1024 * int(kilobytes.get("MemAvailable", kilobytes.get("MemFree", "0")))
+    except (KeyError, ValueError):
+        return _by_sysconf()
+    return HostMemory(total, free, False)
+
+
 def cgroup_memory(root: Path, own: Path) -> tuple[int, int] | None:
     """(limit, used) in bytes of the group or parent with the least left, cgroup v2 or v1; None where none is limited.
 
+    root, own  as in `cgroups.own_groups`
+
     Pages of files that nobody has used lately are not counted as used: the kernel drops them first.
     """
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return None
-    found = []
-    for line in lines:
-        _, controllers, path = ([*line.split(":", 2), "", ""])[:3]
-        if controllers == "":
-            base, names = root, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        # In a container the path may be the host's while the mount shows only our own group: the root is read too.
-        for depth in range(len(parts), -1, -1):
-            group = base.joinpath(*parts[:depth])
-            limit = _number(group / names[0])
-            if limit is not None and limit < _NO_LIMIT:
-                used = (_number(group / names[1]) or 0) - _inactive_file_bytes(group / "memory.stat")
-                found.append((limit, max(0, used)))
+    found = [pair for group in cgroups.own_groups("memory", root, own) if (pair := _limit_of(group)) is not None]
     return min(found, key=lambda pair: pair[0] - pair[1], default=None)
+
+
+def _limit_of(group: Path) -> tuple[int, int] | None:
+    for limit_name, used_name in (
+        ("memory.max", "memory.current"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        limit = _number(group / limit_name)
+        if limit is not None and limit < _NO_LIMIT:
+            used = (_number(group / used_name) or 0) - _inactive_file_bytes(group / "memory.stat")
+            return limit, max(0, used)
+    return None
 
 
 def _inactive_file_bytes(path: Path) -> int:
@@ -88,20 +96,6 @@ def _number(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdecimal() else None
-
-
-def _machine(meminfo: Path) -> HostMemory | None:
-    try:
-        lines = meminfo.read_text().splitlines()
-    except OSError:
-        return _by_sysconf()
-    kilobytes = {name: words.split()[0] for name, _, words in (line.partition(":") for line in lines) if words.split()}
-    try:
-        total = 1024 * int(kilobytes["MemTotal"])
-        free = 1024 * int(kilobytes.get("MemAvailable", kilobytes.get("MemFree", "0")))
-    except (KeyError, ValueError):
-        return _by_sysconf()
-    return HostMemory(total, free, False)
 
 
 def _by_sysconf() -> HostMemory | None:

@@ -3,10 +3,9 @@
 import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 
-_CPUINFO = Path("/proc/cpuinfo")
-_MEMINFO = Path("/proc/meminfo")
+from qgguf.host_memory import machine_memory
+from qgguf.processor import read_processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +23,11 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The machine that this process runs on."""
-    memory = _value(_MEMINFO, "MemTotal")
+    """The machine that this process runs on, whatever its container allows."""
+    memory = machine_memory()
     return Machine(
-        cpu=_value(_CPUINFO, "model name") or platform.processor() or platform.machine(),
+        cpu=read_processor().name,
         cores=os.cpu_count() or 1,
-        memory_bytes=int(memory.split()[0]) * 1024 if memory else None,
+        memory_bytes=None if memory is None else memory.limit_bytes,
         system=f"{platform.system()} {platform.release()}",
     )
-
-
-def _value(path: Path, name: str) -> str:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")

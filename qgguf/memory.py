@@ -36,13 +36,16 @@ KV_TYPES: Mapping[str, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 
 KV_COSTS: Mapping[str, str] = {
     "f16": "",
-    "q8_0": "the KV cache in 8 bits: a small loss, not measured yet",
-    "q4_0": "the KV cache in 4 bits: a larger loss than 8 bits, not measured yet",
+    "q8_0": "the KV cache in 8 bits: vectors of cosine 0.997 or more to those of 16 bits",
+    "q4_0": "the KV cache in 4 bits: vectors of cosine 0.94 to 0.98 to those of 16 bits",
 }
-"""What a KV type costs, a sentence each; the figures come from the quality bench."""
+"""What a KV type costs, measured on random weights of the 0.6B shape and of a smaller one (scripts/measure_kv.py): no
+real ones were at hand."""
 
 REPACKED = frozenset(["Q4_0", "Q4_K", "IQ4_NL", "MXFP4"])
 """Types that llama.cpp keeps in a second layout on x86 with AVX2; on ARM also Q5_K, Q6_K and Q8_0."""
+
+_REPACKED_ON_ARM = REPACKED | {"Q5_K", "Q6_K", "Q8_0"}
 
 GPU_CONTEXT_BYTES = 200 << 20
 """What a driver takes for a process before its first tensor: an assumption for CUDA, not measured here."""
@@ -59,12 +62,19 @@ DEFAULT_MAX_TOKENS = 8192
 SMALLEST_LIMIT = 2048
 """The token limit is not lowered below it by itself: most passages are shorter."""
 
-LOGIT_BYTES, MOST_SEQUENCES, LEAST_SEQUENCES, KEPT_PREFIXES, KEPT_TOKENS = 40_000_000, 256, 64, 4, 256
-"""As in native/context.py: sequences of a context and the cells that prompts keep."""
+LOGIT_BYTES, MOST_SEQUENCES, LEAST_SEQUENCES = 40_000_000, 256, 64
+"""llama.cpp keeps a row of logits for each sequence; this much for all of them, within these numbers of sequences."""
 
-# (micro-batch, tokens in a batch) for texts that may be split, the best first; then for those seen in one pass.
-_BATCHES = ((512, 2048), (256, 1024), (128, 512))
-_ONE_PASS_BATCHES = (512, 256)
+KEPT_PREFIXES, KEPT_TOKENS = 4, 256
+"""Prompts that stay in the KV cache between calls, and their tokens in all."""
+
+MOST_LANES = 8
+"""Contexts that an encoder computes in side by side."""
+
+# (micro-batch, tokens in a batch) for texts that may be split; (micro-batch, tokens in a batch) for those that are seen
+# in one pass, which a longer text enlarges. The best first; figures: the log in scripts/bench_peers.py.
+_BATCHES = ((512, 1024), (256, 512), (128, 256))
+_ONE_PASS_BATCHES = ((512, 256), (256, 256))
 _CELL_PADDING = 256
 _POOL_STEP = 2 << 20
 
@@ -127,19 +137,23 @@ class Settings:
     n_gpu_layers  layers on the GPU, the last ones; not llama.cpp's number of that name, which counts the output too
     kv_type       a key of KV_TYPES
     max_tokens    longest text
-    cells         tokens in one batch, at least max_tokens
+    cells         tokens that there is room for at once, at least max_tokens
+    batch_tokens  tokens in a batch of several texts
     micro_batch   tokens that llama.cpp sees at once
     n_sequences   texts in a batch, and the prompts that are kept
     repack        keep the CPU's faster layout of the weights
+    lanes         contexts side by side over the same weights
     """
 
     n_gpu_layers: int
     kv_type: str
     max_tokens: int
     cells: int
+    batch_tokens: int
     micro_batch: int
     n_sequences: int
     repack: bool = True
+    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +233,9 @@ def parts_of(
         Part("layers (CPU)", "ram", host_bytes, mapped=True),
         Part("layers repacked (CPU)", "ram", repacked_bytes),
         Part("output matrix", "gpu" if head_on_gpu else "ram", sizes.output_bytes, mapped=not head_on_gpu),
-        Part("KV cache (CPU)", "ram", n_host * kv_layer),
-        Part("scratch (CPU)", "ram", host_scratch),
-        Part("outputs", "ram", output_bytes(sizes, rows)),
+        Part("KV cache (CPU)", "ram", settings.lanes * n_host * kv_layer),
+        Part("scratch (CPU)", "ram", settings.lanes * host_scratch),
+        Part("outputs", "ram", settings.lanes * output_bytes(sizes, rows)),
         Part("program and vocabulary", "ram", PROGRAM_BYTES + BYTES_PER_TOKEN_NAME * sizes.vocab_size),
     ]
     if head_on_gpu and not sizes.output_bytes:
@@ -230,9 +244,9 @@ def parts_of(
         parts += [
             Part("layers (GPU)", "gpu", sum(sum(layer.values()) for layer in gpu_layers)),
             Part("output norm", "gpu", sizes.output_norm_bytes),
-            Part("KV cache (GPU)", "gpu", n_gpu * kv_layer),
-            Part("scratch (GPU)", "gpu", gpu_scratch),
-            Part("kernels' working copies", "gpu", _working_bytes(sizes, settings)),
+            Part("KV cache (GPU)", "gpu", settings.lanes * n_gpu * kv_layer),
+            Part("scratch (GPU)", "gpu", settings.lanes * gpu_scratch),
+            Part("kernels' working copies", "gpu", settings.lanes * _working_bytes(sizes, settings)),
             Part("driver", "gpu", gpu_context_bytes),
         ]
     else:
@@ -248,6 +262,14 @@ def cells_of(sizes: ModelSizes, settings: Settings) -> int:
     return -(-wanted // _CELL_PADDING) * _CELL_PADDING
 
 
+def repacked_on(machine: str) -> frozenset[str]:
+    """Types that llama.cpp keeps in a second layout on a processor; AVX2 is taken for granted on x86.
+
+    machine  platform.machine()
+    """
+    return _REPACKED_ON_ARM if machine.lower() in ("arm64", "aarch64") else REPACKED
+
+
 def kv_bytes(sizes: ModelSizes, kv_type: str, cells: int, n_layers: int) -> int:
     """Keys and values of so many cells."""
     return int(2 * sizes.n_kv_heads * sizes.head_dim * KV_TYPES[kv_type] * cells) * n_layers
@@ -258,14 +280,13 @@ def output_bytes(sizes: ModelSizes, rows: int) -> int:
     return 4 * rows * (sizes.vocab_size + (0 if sizes.last_rows else sizes.dims))
 
 
-def n_sequences_of(sizes: ModelSizes, cells: int) -> int:
-    """Texts in a batch, kept prompts included; more than `cells` would abort the process where llama.cpp pools.
+def n_sequences_of(vocab_size: int) -> int:
+    """Texts in a batch, kept prompts included: 64 to 256, by the size of the logits that llama.cpp keeps for each.
 
-    >>> LOGIT_BYTES // (4 * 151669)
-    65
+    >>> n_sequences_of(151669), n_sequences_of(30522)
+    (65, 256)
     """
-    wanted = min(max(LOGIT_BYTES // (4 * sizes.vocab_size), LEAST_SEQUENCES), MOST_SEQUENCES)
-    return wanted if sizes.last_rows else min(wanted, cells)
+    return min(max(LOGIT_BYTES // (4 * vocab_size), LEAST_SEQUENCES), MOST_SEQUENCES)
 
 
 def _output_on_gpu(sizes: ModelSizes, settings: Settings) -> bool:
@@ -329,6 +350,7 @@ def plan(
     ram: int | None = None,
     max_tokens: int | None = None,
     kv_type: str | None = None,
+    threads: int = 1,
     repacked: frozenset[str] = REPACKED,
     gpu_context_bytes: int = GPU_CONTEXT_BYTES,
 ) -> Plan:
@@ -338,15 +360,19 @@ def plan(
     ram         bytes of the host's memory; None: no limit
     max_tokens  longest text; None: the model's own limit, or less where the budget asks for it
     kv_type     "f16", "q8_0" or "q4_0"; None: chosen
+    threads     of the CPU: an encoder computes in that many contexts side by side, up to MOST_LANES
+    repacked    types that this CPU keeps in a second layout
+    gpu_context_bytes  the driver's share
     raises      BudgetError: nothing fits; OptionError: a token limit or KV type that the model has not
 
     Given up in this order, each only where what stands before it does not suffice:
-    1. the KV cache's precision: f16, q8_0, q4_0. It is the largest thing that costs least.
+    1. the KV cache in 8 bits in place of 16: the largest thing that costs least.
     2. the micro-batch and batch, 512 to 128 tokens: some speed, no precision.
     3. the token limit, by halves to 2048, where the user named none and the whole model then fits: longer texts would
        be cut, and that is said. For one layer more it is not worth it.
-    4. layers on the GPU, one by one: each of those left to the CPU costs a multiple of one on the GPU.
-    5. on the host, the faster layout of the weights, so that their pages can be dropped: they are read from the disk
+    4. the KV cache in 4 bits, where the whole model then fits: every vector loses some.
+    5. layers on the GPU, one by one: each of those left to the CPU costs a multiple of one on the GPU.
+    6. on the host, the faster layout of the weights, so that their pages can be dropped: they are read from the disk
        again and again, by far the slowest.
     So a larger budget never puts fewer layers on the GPU.
     """
@@ -356,10 +382,13 @@ def plan(
     counts = range(sizes.n_layers, 0, -1) if vram is not None else (0,)
     for fits_ram in (True, False) if ram is not None else (True,):
         for n_gpu in counts:
-            lower_limit = max_tokens is None and n_gpu == counts[0]
-            choices = list(_preferences(sizes, n_gpu, limit, lower_limit, kv_type))
-            # Where pages of the weights come and go, whatever else is smaller leaves more room for them.
-            for settings in choices if fits_ram or n_gpu == sizes.n_layers else reversed(choices):
+            choices = list(_preferences(sizes, n_gpu, limit, max_tokens is None, kv_type, threads))
+            if not fits_ram and n_gpu < sizes.n_layers:
+                # Where pages of the weights come and go, whatever else is smaller leaves more room for them; but for it
+                # alone no vector is to lose what 4 bits cost.
+                choices.reverse()
+                choices.sort(key=lambda settings: settings.kv_type == "q4_0")
+            for settings in choices:
                 settings = replace(settings, repack=fits_ram)
                 found = replace(_planned(sizes, settings, repacked, gpu_context_bytes), fits_ram=fits_ram)
                 best = found if best is None or _excess(found, vram, ram) < _excess(best, vram, ram) else best
@@ -375,6 +404,7 @@ def larger_plan(
     *,
     max_tokens: int | None = None,
     kv_type: str | None = None,
+    threads: int = 1,
     repacked: frozenset[str] = REPACKED,
     gpu_context_bytes: int = GPU_CONTEXT_BYTES,
 ) -> Plan | None:
@@ -392,7 +422,7 @@ def larger_plan(
                 sizes.n_layers,
                 parts_of(sizes, settings, repacked=repacked, gpu_context_bytes=gpu_context_bytes),
             )
-            for settings in _preferences(sizes, n_gpu, limit, max_tokens is None, kv_type)
+            for settings in _preferences(sizes, n_gpu, limit, max_tokens is None, kv_type, threads)
         ]
 
     better = choices(here.n_gpu_layers or 0)
@@ -410,18 +440,21 @@ def smaller_plan(
     *,
     max_tokens: int | None = None,
     kv_type: str | None = None,
+    threads: int = 1,
     repacked: frozenset[str] = REPACKED,
     gpu_context_bytes: int = GPU_CONTEXT_BYTES,
 ) -> Plan | None:
     """The best plan that needs less of what `here` runs on, GPU or host; None where there is none."""
     on_gpu = here.n_gpu_layers > 0
+    host_bytes = here.ram_bytes if here.fits_ram else here.unmapped_ram_bytes
     try:
         return plan(
             sizes,
             vram=here.vram_bytes - 1 if on_gpu else None,
-            ram=None if on_gpu else here.ram_bytes - 1,
+            ram=None if on_gpu else host_bytes - 1,
             max_tokens=max_tokens,
             kv_type=kv_type,
+            threads=threads,
             repacked=repacked,
             gpu_context_bytes=gpu_context_bytes,
         )
@@ -455,27 +488,33 @@ def _kv_types(sizes: ModelSizes) -> tuple[str, ...]:
 
 
 def _preferences(
-    sizes: ModelSizes, n_gpu: int, limit: int, lower_limit: bool, kv_type: str | None
+    sizes: ModelSizes, n_gpu: int, limit: int, may_cut: bool, kv_type: str | None, threads: int
 ) -> Iterator[Settings]:
     """Settings with so many layers on the GPU, the most wanted first."""
+    whole = n_gpu in (0, sizes.n_layers)
     kv_types = _kv_types(sizes) if kv_type is None else (kv_type,)
+    sequences = n_sequences_of(sizes.vocab_size)
+    lanes = 1 if sizes.causal or n_gpu else max(1, min(threads, MOST_LANES))
     limits = [limit]
-    while lower_limit and limits[-1] // 2 >= SMALLEST_LIMIT:
+    while may_cut and whole and limits[-1] // 2 >= SMALLEST_LIMIT:
         limits.append(limits[-1] // 2)
-    for tokens in limits:
-        for micro_batch, batch in _batches(sizes, tokens):
-            for name in kv_types:
-                sequences = n_sequences_of(sizes, batch)
-                yield Settings(n_gpu, name, tokens, batch, micro_batch, sequences)
-
-
-def _batches(sizes: ModelSizes, tokens: int) -> Iterator[tuple[int, int]]:
-    if sizes.last_rows:
-        for micro_batch, batch in _BATCHES:
-            yield min(micro_batch, max(batch, tokens)), max(batch, tokens)
-        return
-    for batch in dict.fromkeys(max(tokens, batch) for batch in _ONE_PASS_BATCHES):
-        yield batch, batch
+    named_first = [name for name in kv_types if name != "q4_0" or kv_type is not None]
+    for names in (named_first, ["q4_0"] if whole and "q4_0" in set(kv_types) - set(named_first) else []):
+        for tokens in limits:
+            for micro_batch, batch in _BATCHES if sizes.last_rows else _ONE_PASS_BATCHES:
+                # Prompts that are kept count in a batch until it is known that all of its texts begin with one.
+                cells = max(tokens, batch + KEPT_TOKENS if sizes.last_rows else micro_batch)
+                for name in names:
+                    yield Settings(
+                        n_gpu,
+                        name,
+                        tokens,
+                        cells,
+                        batch,
+                        micro_batch if sizes.last_rows else cells,
+                        sequences,
+                        lanes=lanes,
+                    )
 
 
 def _excess(found: Plan, vram: int | None, ram: int | None) -> int:
@@ -490,7 +529,7 @@ def _costs(sizes: ModelSizes, found: Plan, limit: int) -> tuple[str, ...]:
     settings, said = found.settings, []
     if KV_COSTS[settings.kv_type]:
         said.append(KV_COSTS[settings.kv_type])
-    full = next(_batches(sizes, settings.max_tokens))[0]
+    full = next(_preferences(sizes, settings.n_gpu_layers, settings.max_tokens, False, None, 1)).micro_batch
     if settings.micro_batch < full:
         said.append(f"{settings.micro_batch} tokens at once in place of {full}: some speed")
     if settings.max_tokens < limit:

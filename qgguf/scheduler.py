@@ -4,10 +4,11 @@ There is no thread that owns the model. A caller who finds a lane free computes,
 caller is never handed to another thread, and pays two locks for the company it does not have.
 """
 
+import itertools
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Protocol
 
 import numpy as np
@@ -40,7 +41,7 @@ class Call:
     dims          length of a vector
     least_shared  tokens that texts must begin with alike to be put into one batch for it
     kept_tokens   the prompt's first tokens that stay in the KV cache, and so cost nothing
-    on_tokens     told how many tokens of the texts have been computed more
+    on_tokens     told how many tokens of the texts have been computed more; what it raises ends the call
     """
 
     def __init__(
@@ -60,12 +61,12 @@ class Call:
         self.on_tokens = on_tokens
         self.error: BaseException | None = None
         self.alone = False
+        self.turn = 0
+        self.wake: SimpleQueue[None] = SimpleQueue()
         self._next = 0
         self._again: list[tuple[int, int]] = []
+        self._done: dict[int, int] = {}
         self._missing = len(texts)
-        self._told_tokens = 0
-        self.lane: Lane | None = None
-        self.wake = threading.Event()
 
     @property
     def ended(self) -> bool:
@@ -77,31 +78,42 @@ class Call:
         """Some texts are not yet in anybody's hands."""
         return self.error is None and (self._next < len(self.order) or bool(self._again))
 
-    def take(self, max_tokens: int, max_texts: int, *, first: bool) -> "_Piece | None":
-        """The next texts that fit; the first of a batch always does, however long."""
+    def take(self, pieces: "list[_Piece]", max_tokens: int, max_texts: int) -> "_Piece | None":
+        """Add the next texts that fit to a batch's pieces; the first of a batch always fit, however long."""
+        first = not pieces
         if self._again:
             start, stop = self._again[-1]
             if not first and (stop - start > max_texts or sum(self.lengths[start:stop]) > max_tokens):
                 return None
+            piece = _Piece(self, start, stop)
+            pieces.append(piece)
             self._again.pop()
-            return _Piece(self, start, stop)
+            return piece
         start = self._next
-        if start == len(self.order) or max_texts < 1:
+        if start == len(self.order):
             return None
         kept = common_length(self.kept, self.texts[self.order[start]])
         if not first and self.lengths[start] - kept > max_tokens:
             return None
         budget = max(max_tokens + kept, self.lengths[start])
-        self._next = take_batch(self.lengths, self.costs, start, max_tokens=budget, max_texts=max_texts)
-        return _Piece(self, start, self._next, kept)
+        stop = take_batch(self.lengths, self.costs, start, max_tokens=budget, max_texts=max_texts)
+        piece = _Piece(self, start, stop, kept)
+        pieces.append(piece)
+        self._next = stop
+        return piece
 
     def give_back(self, piece: "_Piece") -> None:
-        """Texts whose batch came to nothing, to be taken again."""
-        self._again.append((piece.start, piece.stop))
+        """Texts whose batch came to nothing, to be taken again; nothing where they are back already."""
+        place = piece.start, piece.stop
+        if not self.ended and piece.start < self._next and piece.start not in self._done and place not in self._again:
+            self._again.append(place)
 
     def put(self, piece: "_Piece", rows: Vectors) -> None:
-        self.rows[piece.places] = rows
-        self._missing -= piece.stop - piece.start
+        """The rows of a piece; nothing where they are there already."""
+        if piece.start not in self._done:
+            self.rows[piece.places] = rows
+            self._done[piece.start] = piece.stop - piece.start
+        self._missing = len(self.texts) - sum(self._done.values())
 
     def fail(self, error: BaseException) -> None:
         if not self.ended:
@@ -145,6 +157,10 @@ class Scheduler:
 
     Each batch begins with the call that has waited longest for one, and the room is shared out evenly among those who
     wait, so that a query never waits for more than the batch under way and the next.
+
+    Ctrl-C may come between any two steps of a thread that computes for others too. So each fact stands in one place and
+    changes in one step: who holds a lane, what is under way in it, which texts are done. `_leave` does again what an
+    interrupt left half done, and what was done already stays as it is.
     """
 
     def __init__(
@@ -152,9 +168,14 @@ class Scheduler:
     ) -> None:
         self._max_tokens, self._max_texts, self._check = max_tokens, max_texts, check
         self._lock = threading.Lock()
-        self._free = list(lanes)
-        self._queue: deque[Call] = deque()
-        self._waiting: deque[Call] = deque()
+        self._changed = threading.Condition(self._lock)
+        self._turns = itertools.count()
+        # Calls that have not ended, those whose callers sleep, threads that help; each in the order they came.
+        self._calls: dict[Call, None] = {}
+        self._sleeping: dict[Call, None] = {}
+        self._helpers: dict[threading.Thread, None] = {}
+        # Who computes in a lane: a call's own thread, a helper, or nobody.
+        self._holders: dict[Lane, Call | threading.Thread | None] = dict.fromkeys(lanes)
         self._under_way: dict[Lane, list[_Piece]] = {}
 
     def run(self, call: Call) -> Vectors:
@@ -163,19 +184,16 @@ class Scheduler:
         raises  what the computation raised; CallCancelledError after `cancel`
         """
         if not call.ended:
-            with self._lock:
-                self._queue.append(call)
             try:
-                while not call.ended:
-                    lane = self._lane_for(call)
-                    if lane is not None:
-                        try:
-                            if not call.ended:
-                                self._step(lane)
-                        finally:
-                            self._release(lane)
+                with self._lock:
+                    call.turn = next(self._turns)
+                    self._calls[call] = None
+                while (lane := self._lane_for(call)) is not None:
+                    if not call.ended:
+                        self._step(lane)
+                    self._release(lane)
             except BaseException as error:
-                self._withdraw(call, error)
+                self._leave(call, error)
                 raise
         if call.error is not None:
             raise _own(call.error)
@@ -183,127 +201,166 @@ class Scheduler:
 
     def cancel(self, call: Call) -> None:
         """Give a call up: what is not computed yet will not be."""
-        self._withdraw(call, CallCancelledError())
+        with self._lock:
+            call.fail(CallCancelledError())
+            self._settle()
 
-    # Inside
+    def wait(self) -> None:
+        """Wait until nothing computes any more. No call may come meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way)
+
+    # Who computes. The lock is held where a docstring does not say otherwise.
 
     def _lane_for(self, call: Call) -> Lane | None:
-        """Wait until there is a lane and something to compute in it, or the call has ended (None)."""
-        with self._lock:
-            if call.ended:
-                return None
-            if self._queue and self._free:
-                return self._free.pop()
-            call.wake.clear()
-            self._waiting.append(call)
-        call.wake.wait()
-        with self._lock:
-            lane, call.lane = call.lane, None
+        """Sleep until the call has a lane with something to compute, or has ended (None). Takes the lock."""
+        while True:
+            with self._lock:
+                lane = self._lane_of(call)
+                if lane is None and not call.ended:
+                    lane = self._claim(call)
+                if lane is not None or call.ended:
+                    self._sleeping.pop(call, None)
+                    return lane
+                self._sleeping[call] = None
+            call.wake.get()
+
+    def _lane_of(self, holder: Call | threading.Thread | None) -> Lane | None:
+        return next((lane for lane, other in self._holders.items() if other is holder), None)
+
+    def _claim(self, holder: Call | threading.Thread) -> Lane | None:
+        """A free lane for this holder, where there is one and something to compute."""
+        lane = self._lane_of(None) if self._has_work() else None
+        if lane is not None:
+            self._holders[lane] = holder
         return lane
 
+    def _has_work(self) -> bool:
+        return any(call.has_work for call in self._calls)
+
+    def _settle(self) -> None:
+        """Ended calls go, free lanes come to those who sleep, as long as there is work; and whom it concerns wakes."""
+        for call in [call for call in self._calls if call.ended]:
+            del self._calls[call]
+        for call in self._sleeping:
+            if call.ended or self._lane_of(call) is not None or self._claim(call) is not None:
+                call.wake.put(None)
+
     def _release(self, lane: Lane) -> None:
+        """Takes the lock."""
         with self._lock:
-            for piece in self._under_way.pop(lane, ()):
-                # Ctrl-C came between two of our own lines: others' texts must not be lost for it.
-                self._again(piece)
-            self._free.append(lane)
-            self._hand_out()
+            self._free(lane)
+            self._settle()
 
-    def _hand_out(self) -> None:
-        """Free lanes to waiting callers as long as there is work. The lock is held."""
-        while self._free and self._queue and self._waiting:
-            waiting = self._waiting.popleft()
-            waiting.lane = self._free.pop()
-            waiting.wake.set()
+    def _free(self, lane: Lane) -> None:
+        """Nobody computes in the lane; what is under way in it will be taken again."""
+        for piece in self._under_way.get(lane, ()):
+            piece.call.give_back(piece)
+        self._under_way.pop(lane, None)
+        self._holders[lane] = None
+        self._changed.notify_all()
 
-    def _withdraw(self, call: Call, error: BaseException) -> None:
+    def _leave(self, call: Call, error: BaseException) -> None:
+        """The caller goes, interrupted wherever it was: others' texts must not be lost for it. Takes the lock."""
         with self._lock:
             call.fail(error)
-            self._forget(call)
-            if call.lane is not None:
-                self._free.append(call.lane)
-                call.lane = None
-            self._hand_out()
+            self._sleeping.pop(call, None)
+            while (lane := self._lane_of(call)) is not None:
+                self._free(lane)
+            self._settle()
 
-    def _forget(self, call: Call) -> None:
-        """An ended call leaves the queue, and its caller wakes. The lock is held."""
-        if call in self._queue:
-            self._queue.remove(call)
-        if call in self._waiting:
-            self._waiting.remove(call)
-            call.wake.set()
+    def _get_help(self) -> None:
+        """Threads for lanes that no caller is there to use, as long as there is work."""
+        coming = sum(helper.is_alive() and self._lane_of(helper) is None for helper in self._helpers)
+        n_free = sum(holder is None for holder in self._holders.values())
+        for _ in range(n_free - coming if self._has_work() else 0):
+            # Not a daemon: the interpreter must not end, nor free the model, under a native call.
+            helper = threading.Thread(target=self._help, name="qgguf-lane")
+            self._helpers[helper] = None
+            try:
+                helper.start()
+            except RuntimeError:
+                # The system has no thread for us: fewer lanes are as right.
+                self._helpers.pop(helper, None)
+                break
+
+    def _help(self) -> None:
+        """What a helper does until there is nothing to compute. Takes the lock."""
+        helper = threading.current_thread()
+        while True:
+            with self._lock:
+                lane = self._claim(helper)
+                if lane is None:
+                    self._helpers.pop(helper, None)
+                    return
+            try:
+                self._step(lane)
+            finally:
+                self._release(lane)
+
+    # What is computed
 
     def _step(self, lane: Lane) -> None:
         """Compute one batch. What goes wrong in it is told to those it concerns, not to who computes."""
+        pieces: list[_Piece] = []
         with self._lock:
-            pieces = self._under_way[lane] = self._take()
-            if self._queue:
-                self._hand_out()
-            helpers = [self._free.pop() for _ in range(len(self._free) if self._queue else 0)]
-        for helper in helpers:
-            threading.Thread(target=self._help, args=(helper,), name="qgguf-lane", daemon=True).start()
+            self._under_way[lane] = pieces
+            self._take(pieces)
+            self._settle()
+            self._get_help()
         if not pieces:
             return
         told = dict.fromkeys(pieces, 0)
 
         def between(done: int, total: int) -> None:
             self._check()
-            if all(piece.call.error is not None for piece in pieces):
+            if all(piece.call.error is not None for piece in told):
                 raise CallCancelledError
-            _tell(told, done / total)
+            self._tell(told, done / total)
 
         try:
             rows = self._vectors(lane, pieces, between)
+            self._tell(told, 1.0)
         except Exception as error:
             with self._lock:
                 shared = len({piece.call for piece in pieces}) > 1
-                for piece in self._under_way.pop(lane):
+                for piece in pieces:
                     self._failed(piece, error, shared=shared)
-            return
-        with self._lock:
-            for piece, own in zip(self._under_way.pop(lane), rows, strict=True):
-                piece.call.put(piece, own)
-                if piece.call.ended:
-                    self._forget(piece.call)
-        _tell(told, 1.0)
-
-    def _help(self, lane: Lane) -> None:
-        """A thread for a lane that no caller is there to use; it ends when there is nothing to take."""
-        try:
-            while self._queue:
-                self._step(lane)
+                self._under_way.pop(lane)
+                self._settle()
+        else:
+            with self._lock:
+                for piece, own in zip(pieces, rows, strict=True):
+                    piece.call.put(piece, own)
+                self._under_way.pop(lane)
+                self._settle()
         finally:
-            self._release(lane)
+            # The lane may keep `between` until its next batch, and that is not to keep the calls.
+            told.clear()
 
-    def _take(self) -> list[_Piece]:
-        """The next batch. The lock is held."""
-        while self._queue and not self._queue[0].has_work:
-            self._queue.popleft()
-        if not self._queue:
-            return []
-        head = self._queue[0]
-        company = [head] if head.alone else [other for other in self._queue if self._joins(head, other)]
-        pieces: list[_Piece] = []
+    def _take(self, pieces: list[_Piece]) -> None:
+        """Fill the next batch. The lock is held."""
+        queue = sorted((call for call in self._calls if call.has_work), key=lambda call: call.turn)
+        if not queue:
+            return
+        head = queue[0]
+        company = [head] if head.alone else [other for other in queue if self._joins(head, other)]
         tokens_left, texts_left = self._max_tokens, self._max_texts
         # Everybody's share first, then whatever fits, in the order they came.
         shares = [*range(len(company), 0, -1), *[1] * len(company)]
         for call, share in zip(company * 2, shares, strict=True):
-            piece = call.take(tokens_left // share, max(1, texts_left // share), first=not pieces)
+            piece = call.take(pieces, tokens_left // share, max(1, texts_left // share))
             if piece is not None:
-                pieces.append(piece)
                 tokens_left -= piece.cost
                 texts_left -= piece.stop - piece.start
             if tokens_left <= 0 or texts_left <= 0:
                 break
         for call in dict.fromkeys(piece.call for piece in pieces):
-            self._queue.remove(call)
-            if call.has_work:
-                self._queue.append(call)
-        return pieces
+            call.turn = next(self._turns)
 
     @staticmethod
     def _joins(head: Call, other: Call) -> bool:
-        return other is head or (not other.alone and other.has_work and np.array_equal(head.prompt, other.prompt))
+        return other is head or (not other.alone and np.array_equal(head.prompt, other.prompt))
 
     def _vectors(self, lane: Lane, pieces: list[_Piece], between: Between) -> list[Vectors]:
         self._check()
@@ -316,29 +373,24 @@ class Scheduler:
 
     def _failed(self, piece: _Piece, error: Exception, *, shared: bool) -> None:
         """What a failed batch means for one call that had texts in it. The lock is held."""
-        if shared and not piece.call.ended:
+        if shared:
             # It may be another's text that is at fault: once more, alone.
             piece.call.alone = True
-            self._again(piece)
+            piece.call.give_back(piece)
         else:
             piece.call.fail(error)
-            self._forget(piece.call)
 
-    def _again(self, piece: _Piece) -> None:
-        """Texts whose batch came to nothing go back into the queue. The lock is held."""
-        if not piece.call.ended:
-            piece.call.give_back(piece)
-            if piece.call not in self._queue:
-                self._queue.append(piece.call)
-
-
-def _tell(told: dict[_Piece, int], part: float) -> None:
-    """Tell each call how many of its tokens are done, that part of the batch being done."""
-    for piece, before in told.items():
-        done = int(piece.n_tokens * part)
-        if piece.call.on_tokens is not None and done > before:
-            piece.call.on_tokens(done - before)
-        told[piece] = max(done, before)
+    def _tell(self, told: dict[_Piece, int], part: float) -> None:
+        """Tell each call how many of its tokens are done, that part of the batch being done."""
+        for piece, before in told.items():
+            done = int(piece.n_tokens * part)
+            if done > before and piece.call.on_tokens is not None and not piece.call.ended:
+                try:
+                    piece.call.on_tokens(done - before)
+                except Exception as error:
+                    with self._lock:
+                        piece.call.fail(error)
+            told[piece] = max(done, before)
 
 
 def _own(error: BaseException) -> BaseException:

@@ -32,6 +32,7 @@ from make_random_checkpoint import SHAPES, make_checkpoint  # noqa: E402
 
 from qgguf.cores import usable_cores  # noqa: E402
 from qgguf.gguf_header import read_header  # noqa: E402
+from qgguf.processor import read_processor  # noqa: E402
 
 CHILD = """
 import json, os, sys, time
@@ -71,7 +72,7 @@ def memory_bytes(pid: int) -> tuple[int, int]:
 
 
 def run(side: str, source: Path, out: Path, quant: str, threads: int) -> dict[str, float]:
-    """One conversion in a process of its own: seconds of the call, and with its file synced; largest memory."""
+    """One conversion in a process of its own: seconds, those until its file is on the disk, largest memory."""
     out.unlink(missing_ok=True)  # to free the blocks of an earlier result takes time too
     if hasattr(os, "sync"):
         os.sync()  # what an earlier run left to be written must not slow this one
@@ -176,7 +177,7 @@ def main() -> None:
         "shape": options.shape,
         "layers": layers,
         "threads": options.threads,
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": read_processor().name,
         "python": platform.python_version(),
         "llama_cpp_python": version("llama-cpp-python"),
         "results": results,

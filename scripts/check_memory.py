@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for use from 
 from make_empty_model import SHAPES, make_empty_model
 
 from qgguf.gguf_file import read_header, sizes_of, spec_of
-from qgguf.memory import KV_TYPES, REPACKED, ModelSizes, Settings, cells_of, kv_bytes, output_bytes, parts_of
+from qgguf.memory import KV_TYPES, ModelSizes, Settings, cells_of, kv_bytes, output_bytes, parts_of, repacked_on
 from qgguf.native import binding
+from qgguf.native.context import KV_TYPE_IDS
 
 TOLERANCE = 0.05
 MIB = 1 << 20
-_KV_TYPE_IDS = {"f16": 1, "q8_0": 8, "q4_0": 2}
 _WEIGHTS = re.compile(r"(\S+) model buffer size = *([\d.]+)")
 # A load that allocates nothing reports its cache in the second form only.
 _KV = re.compile(r"llama_kv_cache: size = *([\d.]+) MiB")
@@ -120,7 +120,7 @@ def check_model(path: Path, name: str, many: bool = True) -> Iterator[Row]:
 
 def _weights(sizes: ModelSizes, name: str, repack: bool, log: Log) -> Iterator[Row]:
     settings = replace(next(_settings(sizes, False)), repack=repack)
-    parts = {part.name: part.size_bytes for part in parts_of(sizes, settings, repacked=repacked_here())}
+    parts = {part.name: part.size_bytes for part in parts_of(sizes, settings, repacked=repacked_on(platform.machine()))}
     found = {place: float(size) for place, size in _WEIGHTS.findall(log.text)}
     reported = found.pop("CPU_REPACK", 0.0)
     words = f"repack={'on' if repack else 'off'}"
@@ -129,23 +129,17 @@ def _weights(sizes: ModelSizes, name: str, repack: bool, log: Log) -> Iterator[R
     yield Row(name, words, "weights", kept / MIB, sum(found.values()))
 
 
-def repacked_here() -> frozenset[str]:
-    """What this machine's llama.cpp repacks; AVX2 is taken for granted on x86."""
-    is_arm = platform.machine().lower() in ("arm64", "aarch64")
-    return REPACKED | {"Q5_K", "Q6_K", "Q8_0"} if is_arm else REPACKED
-
-
 def _settings(sizes: ModelSizes, many: bool) -> Iterator[Settings]:
     if not sizes.last_rows:
         for cells in (256, 512, 1024) if many else (256,):
             for sequences in (64, 256) if many else (256,):
-                yield Settings(0, "f16", min(cells, sizes.context_length), cells, cells, sequences)
+                yield Settings(0, "f16", min(cells, sizes.context_length), cells, cells, cells, sequences)
         return
     for cells in (2048, 4096, 8192, 32768) if many else (2048,):
         for micro_batch in (128, 256, 512, 2048) if many else (512,):
             for sequences in (16, 65, 256) if many else (65,):
                 for kv_type in KV_TYPES:
-                    yield Settings(0, kv_type, cells, cells, micro_batch, sequences)
+                    yield Settings(0, kv_type, cells, cells, cells, micro_batch, sequences)
 
 
 def _context(handle: Any, sizes: ModelSizes, name: str, settings: Settings) -> Iterator[Row]:
@@ -155,7 +149,7 @@ def _context(handle: Any, sizes: ModelSizes, name: str, settings: Settings) -> I
     parameters.n_ctx = cells_of(sizes, settings) or settings.cells
     parameters.n_batch = parameters.n_ubatch = settings.micro_batch
     parameters.n_seq_max, parameters.kv_unified = settings.n_sequences, True
-    parameters.type_k = parameters.type_v = _KV_TYPE_IDS[settings.kv_type]
+    parameters.type_k = parameters.type_v = KV_TYPE_IDS[settings.kv_type]
     parameters.embeddings = not sizes.last_rows
     parameters.n_outputs_max = settings.n_sequences if sizes.last_rows else 0
     parameters.offload_kqv = parameters.op_offload = False

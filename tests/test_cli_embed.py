@@ -272,6 +272,25 @@ def test_an_interrupt_is_one_line_and_leaves_no_file(minilm_q8: Path, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process there")
+def test_an_interrupt_inside_llama_cpp_is_heard(qwen3_f16: Path, tmp_path: Path):
+    """While a decoder computes, Python is called back all the time: Ctrl-C must not be lost there, each time."""
+    code = (
+        "import os, signal, sys, threading, time\nfrom qgguf import Embedder\n"
+        f"model = Embedder({str(qwen3_f16)!r}, max_tokens=8192)\n"
+        "text = 'many é 한 😉 words ' * 1500\nmodel.encode('x')\n"
+        "for wait in (0.3, 0.35, 0.4, 0.45):\n"
+        "    threading.Timer(wait, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    started = time.monotonic()\n"
+        "    try: model.encode(text)\n"
+        "    except KeyboardInterrupt: print('heard', time.monotonic() - started < wait + 1)\n"
+        "    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+        "print(model.encode('x').shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, timeout=60)
+    assert (done.stdout.decode(), done.stderr) == ("heard True\n" * 4 + "(256,)\n", b"")
+
+
 def test_logs_are_shown_when_asked_for(minilm_q8: Path, tmp_path: Path):
     """Nothing by default; llama.cpp's own lines with -vv, before or after the command."""
     for arguments in (["-vv", "embed"], ["embed", "-vv"]):
@@ -341,9 +360,12 @@ def test_similarity_is_a_table(encoding: str, minilm_q8: Path, tmp_path: Path):
 
 COMMANDS: dict[str, Any] = {
     "embed": ["--model", "--input", "--output", "--format", "--prompt-name", "--instruction", "--dim", "--precision",
-              "--max-tokens", "--truncate", "--threads", "--device", "--verbose"],
-    "similarity": ["--model", "--prompt-name", "--dim", "--device", "--verbose"],
+              "--max-tokens", "--truncate", "--threads", "--device", "--vram", "--ram", "--kv-type", "--verbose"],
+    "similarity": ["--model", "--prompt-name", "--dim", "--device", "--vram", "--ram", "--kv-type", "--verbose"],
     "inspect": ["--json", "--verbose"],
+    "plan": ["--vram", "--ram", "--max-tokens", "--kv-type", "--json", "--verbose"],
+    "bench": ["--texts", "--json", "--seconds", "--threads", "--strategy", "--device", "--vram", "--ram", "--kv-type",
+              "--verbose"],
     "doctor": ["--json", "--checksums", "--verbose"],
     "pull": ["--verbose"],
     "list": ["--json", "--verbose"],

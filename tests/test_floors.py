@@ -10,7 +10,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "qgguf"
 # From the top. A module may import its own floor and those below.
 FLOORS = (
     ("faces", ("__init__", "__main__", "cli")),
-    ("work", ("bench", "doctor", "embedder", "bulk", "awaiting", "engine", "scheduler", "tokenizer", "convert")),
+    (
+        "work",
+        ("bench", "doctor", "embedder", "bulk", "awaiting", "engine", "placement", "scheduler", "tokenizer", "convert"),
+    ),
     ("door", ("native",)),
     (
         "files",
@@ -143,6 +146,13 @@ def test_no_module_of_one_system_only(path: Path):
     ):
         if f"os.{call}(" in text:
             assert f'hasattr(os, "{call}")' in text or f'getattr(os, "{call}"' in text, f"os.{call} without a fallback"
+
+
+@pytest.mark.parametrize("system_file", ["/proc/cpuinfo", "/proc/meminfo", "/proc/self/cgroup", "/sys/fs/cgroup"])
+def test_a_file_of_the_system_has_one_reader(system_file: str):
+    """Two readers of it would come to differ."""
+    readers = [name_of(path) for path in SOURCES if f'Path("{system_file}")' in path.read_text("utf-8")]
+    assert len(readers) == 1
 
 
 def test_no_module_imports_itself_in_a_circle():

@@ -10,6 +10,8 @@ import pytest
 from qgguf import graphics
 from qgguf.builds import BINDING_VERSION, BUILDS, compile_line, wheel_line
 from qgguf.graphics import Graphics, read_graphics
+from qgguf.host_memory import host_memory, machine_memory
+from qgguf.machine import this_machine
 from qgguf.native import binding
 from qgguf.processor import compiled_in, lacking, read_processor, unused
 
@@ -38,6 +40,14 @@ def test_a_servers_cpuinfo(tmp_path: Path):
     assert unused(("NEON",), arm.flags) == ("MATMUL_INT8",)
     assert read_processor(tmp_path / "none").flags == frozenset()
     assert lacking(("AVX512",), frozenset()) == (), "a system that says nothing lacks nothing"
+
+
+def test_this_machine_for_figures():
+    """Its name and memory are those that the other readers give, whatever the container allows."""
+    machine, memory = this_machine(), host_memory()
+    assert machine.cpu == read_processor().name and machine.cores >= 1 and machine.system
+    if memory is not None:
+        assert machine.memory_bytes == machine_memory().limit_bytes >= memory.limit_bytes
 
 
 # Graphics

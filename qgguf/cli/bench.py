@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qgguf.cli.logs import verbose_option
-from qgguf.cli.model_option import device_option, find_model
+from qgguf.cli.model_option import device_option, find_model, memory_options, threads_option
 from qgguf.cli.models import readable
 from qgguf.cli.texts import read_texts
 
@@ -34,9 +34,10 @@ STRATEGIES = ("last_rows", "two_calls", "plain")
     metavar="S",
     help="To spend; a large model takes longer.",
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. Default: one per core.")
+@threads_option
 @click.option("--strategy", type=click.Choice(STRATEGIES), help="How llama.cpp is driven. Default: the fastest.")
 @device_option
+@memory_options
 @verbose_option
 def bench(
     model: str,
@@ -45,7 +46,10 @@ def bench(
     seconds: float,
     threads: int | None,
     strategy: str | None,
-    device: str,
+    device: str | None,
+    vram: int | None,
+    ram: int | None,
+    kv_type: str | None,
 ) -> None:
     """Measure how fast a model is on this machine.
 
@@ -62,7 +66,16 @@ def bench(
 
     with bar("Measuring", "step") as show:
         figures = measure(
-            path, texts=texts, seconds=seconds, device=device, threads=threads, strategy=strategy, on_progress=show
+            path,
+            texts=texts,
+            seconds=seconds,
+            device=device,
+            threads=threads,
+            vram=vram,
+            ram=ram,
+            kv_type=kv_type,
+            strategy=strategy,
+            on_progress=show,
         )
     if as_json:
         click.echo(json.dumps(figures.as_dict(), ensure_ascii=False))

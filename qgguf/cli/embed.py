@@ -6,10 +6,10 @@ import sys
 import click
 
 from qgguf.cli.logs import verbose_option
-from qgguf.cli.model_option import device_option, find_model, model_option, threads_option
+from qgguf.cli.model_option import device_option, find_model, memory_options, model_option, threads_option
 from qgguf.cli.texts import read_texts
 from qgguf.cli.vectors_out import FORMATS, choose_format, output, write_vectors
-from qgguf.settings import device_setting, threads_setting
+from qgguf.settings import device_setting, threads_setting, vram_setting
 
 PRECISIONS = ("float32", "int8", "binary", "ubinary")
 
@@ -50,6 +50,7 @@ PRECISIONS = ("float32", "int8", "binary", "ubinary")
 )
 @threads_option
 @device_option
+@memory_options
 @verbose_option
 def embed(
     texts: tuple[str, ...],
@@ -65,6 +66,9 @@ def embed(
     truncate: str,
     threads: int | None,
     device: str | None,
+    vram: int | None,
+    ram: int | None,
+    kv_type: str | None,
 ) -> None:
     """Turn texts into vectors.
 
@@ -84,14 +88,23 @@ def embed(
     """
     if prompt_name is not None and instruction is not None:
         raise click.UsageError("--prompt-name and --instruction exclude each other.")
-    device, threads = device_setting(device), threads_setting(threads)
+    device, threads, vram = device_setting(device), threads_setting(threads), vram_setting(vram)
     form = choose_format(form, out)
     lines = read_texts(texts, file)
     path = find_model(model)
     from qgguf.embedder import Embedder
 
     with output(out) as write:
-        with Embedder(path, max_tokens=max_tokens, truncate=truncate, device=device, threads=threads) as embedder:
+        with Embedder(
+            path,
+            max_tokens=max_tokens,
+            truncate=truncate,
+            device=device,
+            threads=threads,
+            vram=vram,
+            ram=ram,
+            kv_type=kv_type,
+        ) as embedder:
             embeddings = embedder.embed(
                 lines,
                 prompt_name=prompt_name,

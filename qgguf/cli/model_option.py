@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from qgguf.cli.budget import as_bytes
 from qgguf.settings import DEVICES, MOST_THREADS
 
 
@@ -28,6 +29,28 @@ def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(DEVICES),
         help="auto: a GPU if there is one, else the CPU; gpu and cuda demand one. Default: $QGGUF_DEVICE, else auto.",
     )(command)
+
+
+def memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --vram, --ram and --kv-type."""
+    vram = click.option(
+        "--vram",
+        metavar="BYTES",
+        callback=as_bytes,
+        help="The GPU's memory for all of it: 3GB, 3GiB, 3000MB. Default: $QGGUF_VRAM, else what is free.",
+    )
+    ram = click.option(
+        "--ram",
+        metavar="BYTES",
+        callback=as_bytes,
+        help="The host's memory. Default: what the machine or its container has.",
+    )
+    kv_type = click.option(
+        "--kv-type",
+        type=click.Choice(["f16", "q8_0", "q4_0"]),
+        help="Precision of the KV cache. Default: f16, or what the memory asks for.",
+    )
+    return vram(ram(kv_type(command)))
 
 
 def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:

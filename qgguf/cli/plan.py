@@ -26,15 +26,20 @@ _LETTERS = {"L": "layers", "O": "output", "E": "token embedding", "K": "KV cache
     "--vram",
     metavar="BYTES",
     callback=as_bytes,
-    help="The GPU's memory for all of it: 3GB, 3GiB, 3000MB. Without it: no GPU.",
+    help="The GPU's memory for all of it: 3GB, 3GiB, 3000MB. Default: $QGGUF_VRAM, else no GPU.",
 )
 @click.option("--ram", metavar="BYTES", callback=as_bytes, help="The host's memory. Without it: no limit.")
 @click.option(
     "--max-tokens", type=click.IntRange(min=4), help="Longest text. Without it: the model's own, or what fits."
 )
+@click.option(
+    "--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), help="The KV cache's type. Without it: what fits."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @verbose_option
-def plan(model: str, vram: int | None, ram: int | None, max_tokens: int | None, as_json: bool) -> None:
+def plan(
+    model: str, vram: int | None, ram: int | None, max_tokens: int | None, kv_type: str | None, as_json: bool
+) -> None:
     """Show what a model needs of a GPU's memory and of the host's, and the best settings that a budget holds.
 
     Only the file's header is read. A model that is not here is not downloaded: some MB of it are asked of the hub.
@@ -45,15 +50,24 @@ def plan(model: str, vram: int | None, ram: int | None, max_tokens: int | None, 
     qgguf plan qwen3-embedding-4b --vram 3GB --max-tokens 32768
     qgguf plan model.gguf --ram 2GB
     """
+    import platform
+
+    from qgguf.cores import usable_cores
     from qgguf.gguf_file import sizes_of
-    from qgguf.memory import larger_plan, smaller_plan
+    from qgguf.memory import larger_plan, repacked_on, smaller_plan
     from qgguf.memory import plan as fit
+    from qgguf.settings import threads_setting, vram_setting
+
+    vram = vram_setting(vram)
 
     header, spec, where = _read(model)
     sizes = sizes_of(header, spec)
-    found = fit(sizes, vram=vram, ram=ram, max_tokens=max_tokens)
-    larger = larger_plan(sizes, found, max_tokens=max_tokens)
-    smaller = smaller_plan(sizes, found, max_tokens=max_tokens)
+    threads, repacked = threads_setting(None) or usable_cores(), repacked_on(platform.machine())
+    found = fit(sizes, vram=vram, ram=ram, max_tokens=max_tokens, kv_type=kv_type, threads=threads, repacked=repacked)
+    larger, smaller = (
+        next_to(sizes, found, max_tokens=max_tokens, kv_type=kv_type, threads=threads, repacked=repacked)
+        for next_to in (larger_plan, smaller_plan)
+    )
     if as_json:
         click.echo(json.dumps(_as_dict(model, spec, found, vram, ram, larger, smaller), indent=2, ensure_ascii=False))
         return
@@ -122,8 +136,11 @@ def _show_settings(found: "Plan") -> None:
     rows = [
         ("layers on the GPU", f"{settings.n_gpu_layers} of {found.n_layers}"),
         ("longest text", f"{settings.max_tokens:,} tokens"),
-        ("KV cache", settings.kv_type),
-        ("at once", f"{settings.micro_batch:,} tokens, of a batch of {settings.cells:,} and {found.max_texts} texts"),
+        ("KV cache", settings.kv_type if any(part.name.startswith("KV cache") for part in found.parts) else "none"),
+        (
+            "at once",
+            f"{settings.micro_batch:,} tokens, of a batch of {settings.batch_tokens:,} and {found.max_texts} texts",
+        ),
         ("costs", "\n".join(found.costs) or "nothing"),
     ]
     for name, value in rows:
@@ -179,7 +196,8 @@ def _summary(found: "Plan") -> dict[str, Any]:
         "max_tokens": settings.max_tokens,
         "kv_type": settings.kv_type,
         "micro_batch": settings.micro_batch,
-        "batch_tokens": settings.cells,
+        "batch_tokens": settings.batch_tokens,
+        "cells": settings.cells,
         "max_texts": found.max_texts,
         "repack": settings.repack,
         "use_mmap": found.use_mmap,

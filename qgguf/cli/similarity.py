@@ -4,9 +4,9 @@ import click
 
 from qgguf.cli.columns import shorten, width
 from qgguf.cli.logs import verbose_option
-from qgguf.cli.model_option import device_option, find_model, model_option
+from qgguf.cli.model_option import device_option, find_model, memory_options, model_option
 from qgguf.cli.texts import read_texts
-from qgguf.settings import device_setting, threads_setting
+from qgguf.settings import device_setting, threads_setting, vram_setting
 
 # Columns for a text in the table.
 TEXT_COLUMNS = 40
@@ -18,9 +18,17 @@ TEXT_COLUMNS = 40
 @click.option("--prompt-name", metavar="NAME", help="A prompt of the model, put before each text.")
 @click.option("--dim", type=click.IntRange(min=1), metavar="N", help="Keep the first N numbers (Matryoshka).")
 @device_option
+@memory_options
 @verbose_option
 def similarity(
-    texts: tuple[str, ...], model: str | None, prompt_name: str | None, dim: int | None, device: str | None
+    texts: tuple[str, ...],
+    model: str | None,
+    prompt_name: str | None,
+    dim: int | None,
+    device: str | None,
+    vram: int | None,
+    ram: int | None,
+    kv_type: str | None,
 ) -> None:
     """Show how near texts are to each other: cosines from -1 to 1.
 
@@ -29,12 +37,12 @@ def similarity(
     """
     if len(texts) < 2:
         raise click.UsageError("One text has nothing to be compared with. Give two or more.")
-    device, threads = device_setting(device), threads_setting(None)
+    device, threads, vram = device_setting(device), threads_setting(None), vram_setting(vram)
     lines = read_texts(texts, None)
     path = find_model(model)
     from qgguf.embedder import Embedder
 
-    with Embedder(path, device=device, threads=threads) as embedder:
+    with Embedder(path, device=device, threads=threads, vram=vram, ram=ram, kv_type=kv_type) as embedder:
         vectors = embedder.encode(lines, prompt_name=prompt_name, truncate_dim=dim)
         scores = embedder.similarity(vectors, vectors).tolist()
     for line in table(lines, scores):

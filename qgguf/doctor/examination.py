@@ -19,7 +19,7 @@ from qgguf.graphics import Graphics, backends_for, read_graphics
 from qgguf.host_memory import HostMemory, host_memory
 from qgguf.hub.catalogue import CATALOGUE
 from qgguf.processor import compiled_in, lacking, read_processor, unused
-from qgguf.settings import device_setting, threads_setting
+from qgguf.settings import device_setting, threads_setting, vram_setting
 
 LEAST_COSINE = 0.999
 """To llama.cpp's own path on the same device; quantised weights round differently for one row than for many."""
@@ -27,7 +27,7 @@ LEAST_COSINE = 0.999
 LEAST_COSINE_GPU = 0.99
 """A GPU against the CPU, whose kernels quantise what is multiplied too."""
 
-SETTINGS = ("QGGUF_MODEL", "QGGUF_DEVICE", "QGGUF_THREADS", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE",
+SETTINGS = ("QGGUF_MODEL", "QGGUF_DEVICE", "QGGUF_THREADS", "QGGUF_VRAM", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE",
             "CUDA_VISIBLE_DEVICES", "LLAMA_CPP_LIB_PATH", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")  # fmt: skip
 """What of the environment changes what happens. HF_TOKEN is a secret."""
 
@@ -102,7 +102,7 @@ def examine(
     show       makes a progress bar from its title
     """
     findings: list[Finding] = []
-    device, threads = _asked_device(findings), _asked_threads(findings)
+    device, threads, vram = _asked_device(findings), _asked_threads(findings), _asked_vram(findings)
     memory, cores, graphics, processor = host_memory(), read_cores(), read_graphics(), read_processor()
     said = ask("binding", {"device": device})
     compiled = compiled_in(said.get("system_info", ""))
@@ -139,7 +139,9 @@ def examine(
         memory=memory,
         settings={name: os.environ[name] for name in SETTINGS if name in os.environ},
         models=models,
-        trial={"skipped": why_not} if path is None else _trial(path, device, threads, memory, binding, findings),
+        trial={"skipped": why_not}
+        if path is None
+        else _trial(path, (device, threads, vram), memory, binding, findings),
         findings=findings,
     )
 
@@ -157,6 +159,14 @@ def _asked_threads(findings: list[Finding]) -> int | None:
         return threads_setting(None)
     except QgError as error:
         findings.append(Finding("settings", True, str(error), ("unset QGGUF_THREADS",)))
+        return None
+
+
+def _asked_vram(findings: list[Finding]) -> int | None:
+    try:
+        return vram_setting(None)
+    except QgError as error:
+        findings.append(Finding("settings", True, str(error), ("unset QGGUF_VRAM",)))
         return None
 
 
@@ -301,8 +311,7 @@ def _models(
 
 def _trial(
     path: Path,
-    device: str,
-    threads: int | None,
+    settings: tuple[str, int | None, int | None],
     memory: HostMemory | None,
     binding: dict[str, Any],
     findings: list[Finding],
@@ -314,7 +323,8 @@ def _trial(
         says = f"{path} has {size_bytes / 1e9:.2f} GB, and {memory.free_bytes / 1e9:.2f} GB of memory are free"
         findings.append(Finding("trial", False, f"{says}: not tried."))
         return {"skipped": says}
-    found = ask("embed", {"path": str(path), "device": device, "threads": threads})
+    device, threads, vram = settings
+    found = ask("embed", {"path": str(path), "device": device, "threads": threads, "vram": vram})
     findings += _about_trial(found, path)
     return {"path": str(path), **found}
 

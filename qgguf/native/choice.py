@@ -7,7 +7,7 @@ import numpy as np
 from qgguf.errors import NativeError, OptionError
 from qgguf.native.context import Ids, NativeContext, Strategy, Vectors
 from qgguf.native.model import NativeModel
-from qgguf.spec import Pooling
+from qgguf.spec import ModelSpec, Pooling
 
 log = logging.getLogger("qgguf")
 
@@ -23,15 +23,10 @@ def choose_strategy(model: NativeModel, *, threads: int, pooling: Pooling, asked
     returns  the strategy, which is logged with the reason
     raises   OptionError when the one asked for cannot serve this model
     """
-    last_of_causal = model.spec.causal and pooling is Pooling.LAST
     if asked is not None:
-        words = [strategy.value for strategy in Strategy]
-        if asked not in words:
-            raise OptionError(f"strategy={asked!r}; there are {', '.join(words)}.")
-        if asked != Strategy.PLAIN.value and not last_of_causal:
-            raise OptionError(f"strategy={asked!r} is for causal models with last-token pooling. Use 'plain'.")
+        check_strategy(model.spec, pooling, asked)
         return Strategy(asked)
-    if not last_of_causal:
+    if not (model.spec.causal and pooling is Pooling.LAST):
         log.debug("Plain strategy: the model pools over all tokens.")
         return Strategy.PLAIN
     texts = _probe_texts(model)
@@ -49,6 +44,17 @@ def choose_strategy(model: NativeModel, *, threads: int, pooling: Pooling, asked
         log.info("Strategy %s gives other vectors than llama.cpp's own path (cosine %.4f).", strategy.value, nearest)
     log.warning("Every token goes through the vocabulary projection: no faster way is right for this model.")
     return Strategy.PLAIN
+
+
+def check_strategy(spec: ModelSpec, pooling: Pooling, asked: str | None) -> None:
+    """raises  OptionError when the strategy asked for cannot serve this model"""
+    if asked is None:
+        return
+    words = [strategy.value for strategy in Strategy]
+    if asked not in words:
+        raise OptionError(f"strategy={asked!r}; there are {', '.join(words)}.")
+    if asked != Strategy.PLAIN.value and not (spec.causal and pooling is Pooling.LAST):
+        raise OptionError(f"strategy={asked!r} is for causal models with last-token pooling. Use 'plain'.")
 
 
 def _probe_texts(model: NativeModel) -> list[Ids]:

@@ -3,7 +3,7 @@
 import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -11,26 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qgguf.batching import SharedTokens, common_length, flat_tokens, share_prefixes, sort_order
-from qgguf.errors import NativeError
+from qgguf.errors import DeviceMemoryError, NativeError
+from qgguf.memory import KEPT_PREFIXES, KEPT_TOKENS, n_sequences_of
 from qgguf.native import binding
 from qgguf.native.model import NativeModel
-from qgguf.spec import ModelSpec, Pooling
+from qgguf.native.signals import HeldSignals
+from qgguf.spec import Pooling
 
 Ids = NDArray[np.int32]
 Vectors = NDArray[np.float32]
-
-LOGIT_BYTES = 40_000_000
-"""llama.cpp keeps a row of logits for each sequence; this much for all of them, and 64 to 256 sequences."""
-
-KEPT_PREFIXES = 4
-KEPT_TOKENS = 256
-"""Prompts that stay in the KV cache between calls, and their tokens in all."""
 
 LEAST_KEPT = 4
 """A shorter prompt costs less than looking it up."""
 
 MICRO_BATCH = 512
 """Tokens that llama.cpp sees at once, where a text may be split."""
+
+KV_TYPE_IDS = {"f16": 1, "q8_0": 8, "q4_0": 2}
+"""A KV cache's type -> ggml_type."""
 
 _FLASH_ATTENTION_OFF = 0
 
@@ -66,40 +64,39 @@ def _go_on(_done: int, _total: int) -> None:
     """Nothing stops the work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sequences:
-    """How llama.cpp's sequences are used: `texts` of one batch, the rest for prompts that are kept."""
-
-    total: int
-    texts: int
-
-
-def sequences_for(spec: ModelSpec) -> Sequences:
-    """64 to 256 sequences, by the size of the logits that llama.cpp keeps for each."""
-    total = min(max(LOGIT_BYTES // (4 * spec.vocab_size), 64), 256)
-    return Sequences(total, total - KEPT_PREFIXES)
-
-
 class NativeContext:
     """A place to compute: KV cache and scratch for batches of texts over one NativeModel. Not thread-safe.
 
-    cells      tokens in one batch, all texts together; one text may take them all
-    threads    CPU threads
-    pooling    how a text's vector is made
-    strategy   how it is read
+    cells        tokens in one batch, all texts together; one text may take them all
+    threads      CPU threads
+    pooling      how a text's vector is made
+    strategy     how it is read
+    micro_batch  tokens that llama.cpp sees at once, where a text may be split
+    kv_type      type of the KV cache, a key of KV_TYPE_IDS
+    raises       DeviceMemoryError: the GPU has no room for it; NativeError
     """
 
-    def __init__(self, model: NativeModel, *, cells: int, threads: int, pooling: Pooling, strategy: Strategy) -> None:
+    def __init__(
+        self,
+        model: NativeModel,
+        *,
+        cells: int,
+        threads: int,
+        pooling: Pooling,
+        strategy: Strategy,
+        micro_batch: int = MICRO_BATCH,
+        kv_type: str = "f16",
+    ) -> None:
         llama = binding.llama()
-        sequences = sequences_for(model.spec)
-        n_sequences, self.max_texts = sequences.total, sequences.texts
+        n_sequences = n_sequences_of(model.spec.vocab_size)
+        self.max_texts = n_sequences - KEPT_PREFIXES
         cells = max(cells, n_sequences)  # fewer outputs than sequences: llama.cpp aborts
         self.model, self.pooling, self.strategy, self.cells = model, pooling, strategy, cells
         # Pooling over all of a text's tokens happens within one pass.
         one_pass = not (model.spec.causal and pooling is Pooling.LAST)
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = cells + (KEPT_TOKENS if strategy is Strategy.LAST_ROWS else 0)
-        parameters.n_batch = parameters.n_ubatch = cells if one_pass else min(cells, MICRO_BATCH)
+        parameters.n_batch = parameters.n_ubatch = cells if one_pass else min(cells, micro_batch)
         self._slots = range(self.max_texts, n_sequences)
         self._between: Callable[[int, int], None] = _go_on
         self._kept: dict[int, Ids] = {}
@@ -109,9 +106,13 @@ class NativeContext:
         parameters.no_perf = True
         parameters.pooling_type = int(pooling)
         parameters.embeddings = strategy is Strategy.PLAIN
-        parameters.offload_kqv = parameters.op_offload = model.device != "cpu"
+        parameters.type_k = parameters.type_v = KV_TYPE_IDS[kv_type]
+        parameters.offload_kqv = model.device != "cpu"
+        # Layers that were left to the CPU have weights that a GPU would have to be sent again for each batch.
+        parameters.op_offload = model.device != "cpu" and model.gpu_layers < model.spec.n_layers
         if strategy is not Strategy.PLAIN:
             parameters.n_outputs_max = n_sequences
+        self._rows: _RowReader | None = None
         if strategy is Strategy.LAST_ROWS:
             self._rows = _RowReader(model.spec.dims)
             parameters.cb_eval = self._rows.callback
@@ -123,10 +124,12 @@ class NativeContext:
         binding.last_complaint()
         self._handle: int | None = llama.llama_init_from_model(model.handle, parameters)
         if not self._handle:
-            raise NativeError(
-                f"No room to compute {cells:,} tokens at once: {binding.last_complaint() or 'llama.cpp says no more'}. "
-                "Set a smaller max_tokens."
+            seen = (
+                f"No room to compute {cells:,} tokens at once: {binding.last_complaint() or 'llama.cpp says no more'}."
             )
+            if model.device != "cpu":
+                raise DeviceMemoryError(f"{model.place}: {seen} Put fewer layers on it, or set a smaller max_tokens.")
+            raise NativeError(f"{seen} Set a smaller max_tokens.")
         self._memory = llama.llama_get_memory(self._handle)
         self._finalizer = weakref.finalize(self, llama.llama_free, self._handle)
 
@@ -235,7 +238,7 @@ class NativeContext:
                 self._between(start, batch.n_tokens)
             ended = np.flatnonzero((batch.ends >= start) & (batch.ends < stop))
             self._compute(batch, start, stop)
-            out[ended] = self._rows.take(len(ended)) if self.strategy is Strategy.LAST_ROWS else self._pooled(ended)
+            out[ended] = self._rows.take(len(ended)) if self._rows else self._pooled(ended)
 
     def _two_calls(self, batch: "_Batch", out: Vectors) -> None:
         before, last = batch.split_off_last()
@@ -265,7 +268,13 @@ class NativeContext:
         llama = binding.llama()
         binding.last_complaint()
         call = llama.llama_decode if self._memory else llama.llama_encode
-        code = call(self._handle, batch.slice(start, stop))
+        part = batch.slice(start, stop)
+        if self._rows is None:
+            code = call(self._handle, part)
+        else:
+            with HeldSignals() as held:
+                self._rows.stop = held.noted
+                code = call(self._handle, part)
         if code != 0:
             what = DECODE_CODES.get(code, "an unknown failure")
             raise NativeError(
@@ -335,14 +344,18 @@ class _RowReader:
 
     llama.cpp asks for each node "do you need it?"; at the one that is needed it computes up to it, calls again with
     ask=False, and goes on only if told so. The node holds one row for each token flagged as output.
+
+    stop  anything in it stops the graph at the next node
     """
 
     NODE = b"result_norm\0"
-    # struct ggml_tensor of the pinned binding: ne at 16, name at 256
-    _NE, _NAME = 16, 256
+    HEAD = b"result_output\0"
+    # struct ggml_tensor of the pinned binding: ne at 16, op at 80, name at 256; GGML_OP_NONE is 0
+    _NE, _OP, _NAME = 16, 80, 256
 
     def __init__(self, dims: int) -> None:
         self.dims = dims
+        self.stop: Sequence[object] = ()
         self._blocks: list[Vectors] = []
         self._get = binding.ggml().ggml_backend_tensor_get
         self._get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
@@ -351,7 +364,16 @@ class _RowReader:
 
     def _on_node(self, tensor: int, ask: bool, _data: Any) -> bool:
         if ask:
-            return ctypes.string_at(tensor + self._NAME, len(self.NODE)) == self.NODE
+            if self.stop:
+                return True
+            name = ctypes.string_at(tensor + self._NAME, len(self.HEAD))
+            if name == self.HEAD:
+                # Where the rest of the graph is on a GPU, the head is a part of its own that runs although the part
+                # before it was stopped: nothing is to be done in it.
+                ctypes.c_int32.from_address(tensor + self._OP).value = 0
+            return name.startswith(self.NODE)
+        if self.stop:
+            return False
         n_columns, n_rows = (ctypes.c_int64 * 2).from_address(tensor + self._NE)
         if n_rows and n_columns == self.dims:
             rows = np.empty((n_rows, self.dims), np.float32)

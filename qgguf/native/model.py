@@ -38,7 +38,7 @@ class NativeModel:
     """Weights and vocabulary, shared by any number of contexts.
 
     path        the GGUF file; its header has been checked (gguf_file)
-    device      "cpu", "gpu", "cuda", or "auto": the GPU where there is one
+    device      "cpu", "gpu", "cuda", or "auto": the GPU where there is one; or the Device itself
     gpu_layers  repeating layers on the GPU, the last ones of the model; None for all
     head        put the vocabulary projection on the GPU too, which only the plain strategy runs; None: where the
                 model's own pooling needs that strategy
@@ -54,7 +54,7 @@ class NativeModel:
         self,
         path: str | os.PathLike[str],
         spec: ModelSpec,
-        device: str = "auto",
+        device: str | Device = "auto",
         *,
         gpu_layers: int | None = None,
         head: bool | None = None,
@@ -65,7 +65,7 @@ class NativeModel:
         self.spec = spec
         _check_layers(gpu_layers, spec)
         _check_flags(repack=repack, mmap=mmap)
-        self.place = _place(device, gpu_layers)
+        self.place = device if isinstance(device, Device) else _place(device, gpu_layers)
         self.device = "gpu" if self.place.is_gpu else "cpu"
         wanted = spec.n_layers if gpu_layers is None else gpu_layers
         self.gpu_layers = wanted if self.device == "gpu" else 0

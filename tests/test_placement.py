@@ -1,0 +1,239 @@
+"""Which device and settings a model gets here: budgets, what others use, containers, GPUs that lie."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_empty_model import make_empty_model
+from processes import qgguf
+
+from qgguf import Embedder, engine
+from qgguf.errors import BudgetError, DeviceError, DeviceMemoryError, OptionError
+from qgguf.gguf_file import read_header, sizes_of, spec_of
+from qgguf.host_memory import HostMemory
+from qgguf.memory import REPACKED, ModelSizes
+from qgguf.native.devices import Device
+from qgguf.placement import LEFT_FREE, Resources, Wanted, needed, next_smaller, place
+
+GB = 10**9
+CPU = Device("CPU", "a processor", "cpu", "CPU", 0, 0)
+CARD = Device("CUDA0", "RTX 3060 é", "gpu", "CUDA", 12 * GB, 12 * GB)
+HOST = HostMemory(32 * GB, 30 * GB, False)
+
+
+def machine(*gpus: Device, host: HostMemory | None = HOST) -> Resources:
+    return Resources([*gpus, CPU], [*(gpu.backend for gpu in gpus), "CPU"], host, REPACKED)
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> ModelSizes:
+    """Qwen3-Embedding-4B in Q4_K_M."""
+    path = make_empty_model(tmp_path_factory.mktemp("4b") / "4b.gguf", "4b", "Q4_K_M")
+    header = read_header(path)
+    return sizes_of(header, spec_of(header, path))
+
+
+# The rules
+
+
+def test_a_budget_is_held_and_named(sizes: ModelSizes, caplog: pytest.LogCaptureFixture):
+    """3 GB of a card with 12: all layers within it, and one line says where, why and with what."""
+    caplog.set_level(logging.INFO, "qgguf")
+    found = place(sizes, Wanted(vram=3 * GB), machine(CARD))
+    assert found.device == CARD and found.plan.n_gpu_layers == 36 and found.plan.vram_bytes <= 3 * GB
+    (line,) = (record.message for record in caplog.records if record.levelno == logging.INFO)
+    for word in ("RTX 3060 é", "36 of 36 layers", "tokens", "the GPU of this machine"):
+        assert word in line
+
+
+def test_without_a_budget_what_is_free_is_taken_and_some_is_left(sizes: ModelSizes):
+    """A little stays for others, and the best settings are had where there is plenty."""
+    found = place(sizes, Wanted(), machine(CARD))
+    assert found.plan.settings.kv_type == "f16" and found.plan.costs == ()
+    tight = replace(CARD, free_bytes=4 * GB)
+    assert place(sizes, Wanted(), machine(tight)).plan.vram_bytes <= 4 * GB - LEFT_FREE * 12 * GB
+
+
+def test_what_others_use_is_respected(sizes: ModelSizes, caplog: pytest.LogCaptureFixture):
+    """3 GB asked for where 2 are free: no more than 2, and that is said."""
+    found = place(sizes, Wanted(device="gpu", vram=3 * GB), machine(replace(CARD, free_bytes=2 * GB)))
+    assert found.plan.vram_bytes <= 2 * GB and 0 < found.plan.n_gpu_layers < 36
+    assert "3GB asked for, but others leave 2GB of 12GB." in caplog.text
+
+
+def test_auto_goes_to_the_cpu_aloud_and_gpu_does_not(sizes: ModelSizes, caplog: pytest.LogCaptureFixture):
+    """A budget too small for one layer: auto runs on the CPU and says why; gpu is refused with both numbers."""
+    found = place(sizes, Wanted(vram=200_000_000), machine(CARD))
+    assert found.device == CPU and found.plan.n_gpu_layers == 0 == found.plan.vram_bytes
+    assert "Not on CUDA0" in caplog.text and "Nothing fits in 200MB" in caplog.text
+    for asked in ("gpu", "cuda"):
+        with pytest.raises(BudgetError, match=r"RTX 3060 é.*Nothing fits in 200MB of GPU memory: .* needs \d+MB"):
+            place(sizes, Wanted(device=asked, vram=200_000_000), machine(CARD))
+
+
+def test_cpu_means_cpu(sizes: ModelSizes):
+    """Also beside an empty card, and with a budget for it."""
+    found = place(sizes, Wanted(device="cpu", vram=3 * GB), machine(CARD))
+    assert found.device == CPU and found.plan.vram_bytes == 0
+
+
+def test_a_device_that_does_not_tell_its_memory(sizes: ModelSizes):
+    """The budget counts; without one it is taken to have room."""
+    silent = Device("Vulkan0", "old driver", "gpu", "Vulkan", 0, 0)
+    assert place(sizes, Wanted(vram=3 * GB), machine(silent)).plan.vram_bytes <= 3 * GB
+    assert place(sizes, Wanted(), machine(silent)).plan.settings.kv_type == "f16"
+
+
+@pytest.mark.parametrize("container", [True, False])
+def test_the_hosts_memory_is_a_budget_too(sizes: ModelSizes, container: bool):
+    """A container's limit, a small machine and --ram alike: repacking goes when its copy would not fit."""
+    plenty = place(sizes, Wanted(), machine())
+    assert plenty.plan.settings.repack and plenty.plan.fits_ram
+    small = HostMemory(2 * GB, 2 * GB, container)
+    for found in (place(sizes, Wanted(), machine(host=small)), place(sizes, Wanted(ram=2 * GB), machine())):
+        assert not found.plan.settings.repack and found.plan.unmapped_ram_bytes <= 2 * GB == max(2 * GB, needed(found))
+        assert any("read from the disk" in cost for cost in found.plan.costs)
+    with pytest.raises(BudgetError, match=r"Nothing fits in 100MB of the host's memory: .* needs \d+MB"):
+        place(sizes, Wanted(ram=100_000_000), machine())
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(["auto", "gpu", "cpu"]),
+    st.none() | st.integers(10**6, 2 * 10**10),
+    st.integers(0, 12 * GB),
+    st.none() | st.integers(10**6, 2 * 10**10),
+    st.none() | st.sampled_from([256, 4096, 32768]),
+)
+def test_no_budget_is_ever_broken(
+    sizes: ModelSizes, device: str, vram: int | None, free: int, ram: int | None, max_tokens: int | None
+):
+    """Whatever is asked for and whatever is free: within it, or an error; auto fails for the host's sake only."""
+    wanted = Wanted(device, vram, ram, max_tokens)
+    try:
+        found = place(sizes, wanted, machine(replace(CARD, free_bytes=free)))
+    except BudgetError:
+        assert device == "gpu" or (ram or HOST.limit_bytes) < 3 * GB
+        return
+    assert found.plan.vram_bytes <= min(vram or free, free)
+    assert (found.plan.ram_bytes if found.plan.fits_ram else found.plan.unmapped_ram_bytes) <= (ram or HOST.limit_bytes)
+    assert max_tokens is None or found.plan.settings.max_tokens == max_tokens
+    smaller = next_smaller(sizes, wanted, machine(CARD), found)
+    assert smaller is None or needed(smaller) < needed(found)
+
+
+# Faults at loading. The GPU is simulated by its entry in the list of devices; all else is real.
+
+
+@pytest.fixture
+def a_gpu_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan sees a card that llama.cpp does not find any more when it loads."""
+    monkeypatch.setattr(engine, "list_devices", lambda: [CARD, CPU])
+    monkeypatch.setattr(engine, "list_backends", lambda: ["CUDA", "CPU"])
+
+
+@pytest.mark.usefixtures("a_gpu_that_is_gone")
+def test_a_gpu_that_vanishes_between_plan_and_load(small_qwen3: Path, caplog: pytest.LogCaptureFixture):
+    """auto goes on with the CPU and says so; gpu is refused in one line."""
+    with Embedder(small_qwen3, device="auto") as model:
+        assert model.device == "cpu" and model.plan.vram_bytes == 0 and np.isfinite(model.encode("é 한 😉")).all()
+    assert "CUDA0 (RTX 3060 é, CUDA, 12.0 of 12.0 GB free) is gone" in caplog.text
+    with pytest.raises(DeviceError, match="is gone") as refused:
+        Embedder(small_qwen3, device="gpu")
+    assert "\n" not in str(refused.value)
+
+
+class Refusing:
+    """NativeModel as on a card that has less room than it said: the first loads fail as llama.cpp's do."""
+
+    def __init__(self, n_failures: int) -> None:
+        self.n_failures, self.layers = n_failures, list[int]()
+
+    def __call__(self, path: Path, spec: object, device: Device, *, gpu_layers: int, **_: object) -> object:
+        self.layers.append(gpu_layers)
+        if len(self.layers) <= self.n_failures:
+            raise DeviceMemoryError(f"{device} has no room for {gpu_layers} layers: cudaMalloc failed: out of memory.")
+        from qgguf.native.model import NativeModel
+
+        return NativeModel(path, spec, CPU, gpu_layers=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("a_gpu_that_is_gone")
+def test_a_load_that_fails_for_memory_is_tried_once_more(
+    small_qwen3: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """With the next smaller plan, said aloud with both numbers; then it is refused with both."""
+    once = Refusing(1)
+    monkeypatch.setattr(engine, "NativeModel", once)
+    with Embedder(small_qwen3, device="gpu") as model:
+        assert np.isfinite(model.encode("é")).all()
+        assert len(once.layers) == 2
+        planned = model.plan
+    (said,) = (record.message for record in caplog.records if "trying one of" in record.message)
+    assert "out of memory" in said and said.count("MB") == 2
+    always = Refusing(9)
+    monkeypatch.setattr(engine, "NativeModel", always)
+    with pytest.raises(DeviceMemoryError, match=r"Plans of \d+MB and of \d+MB both failed\.$"):
+        Embedder(small_qwen3, device="gpu")
+    assert len(always.layers) == 2 and planned.vram_bytes < place(
+        sizes_of_file(small_qwen3), Wanted(), machine(CARD)
+    ).plan.vram_bytes  # fmt: skip
+
+
+def sizes_of_file(path: Path) -> ModelSizes:
+    header = read_header(path)
+    return sizes_of(header, spec_of(header, path))
+
+
+def test_layers_that_never_came_are_told(
+    small_qwen3: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A binding that takes n_gpu_layers and keeps the layers on the host: the card's free memory gives it away."""
+    figures = iter([12 * GB, 12 * GB - 1_000_000])
+    monkeypatch.setattr(engine, "list_devices", lambda: [replace(CARD, free_bytes=next(figures)), CPU])
+    monkeypatch.setattr(engine, "list_backends", lambda: ["CUDA", "CPU"])
+    monkeypatch.setattr(engine, "NativeModel", Refusing(0))
+    with Embedder(small_qwen3, device="gpu"):
+        pass
+    assert "CUDA0 has 1MB less free than before" in caplog.text and "The layers may not be on it" in caplog.text
+
+
+# What users write
+
+
+@pytest.mark.parametrize("name", ["vram", "ram"])
+@pytest.mark.parametrize("written", ["3 gigs", "", "3", True, 2.5, -1, 0])
+def test_budgets_written_wrong(small_qwen3: Path, name: str, written: object):
+    """One line that names the argument and shows how to write it."""
+    with pytest.raises(OptionError, match=f"^{name}.*3GB") as refused:
+        Embedder(small_qwen3, **{name: written})  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
+def test_the_command_line_and_the_environment(small_qwen3: Path, tmp_path: Path):
+    """Usage errors are 2, a budget that does not do is 1, both one line; $QGGUF_VRAM counts where no option does."""
+    run = ["embed", "-m", str(small_qwen3), "é"]
+    wrong = qgguf(*run, "--vram", "3 gigs", home=tmp_path)
+    assert wrong.returncode == 2 and b"'3 gigs' is no number of bytes. Write 3GB" in wrong.stderr
+    wrong = qgguf(*run, home=tmp_path, QGGUF_VRAM="3 gigs")
+    assert wrong.returncode == 1 and wrong.stderr.startswith(b"Error: QGGUF_VRAM: '3 gigs' is no number of bytes.")
+    small = qgguf(*run, "--ram", "1MB", home=tmp_path)
+    assert small.returncode == 1 and small.stderr.startswith(b"Error: Nothing fits in 1MB of the host's memory")
+    assert len(wrong.stderr.splitlines()) == len(small.stderr.splitlines()) == 1
+    fine = qgguf(*run, "--ram", "2GB", "--vram", "3GB", "--device", "cpu", home=tmp_path)
+    assert (fine.returncode, fine.stderr) == (0, b"")
+
+
+def test_the_plan_is_what_runs(small_qwen3: Path):
+    """Token limit, KV type and batch of the plan are those of the context; vectors stay what they are."""
+    with Embedder(small_qwen3) as plain, Embedder(small_qwen3, kv_type="q8_0", max_tokens=64, ram="300MB") as small:
+        assert small.max_tokens == 64 == small.plan.settings.max_tokens and small.plan.settings.kv_type == "q8_0"
+        texts = ["é", "한국어 😉", "word " * 20]
+        assert (plain.encode(texts) * small.encode(texts)).sum(axis=1).min() > 0.99
+        assert 0 < small.plan.ram_bytes <= 300_000_000
+    with pytest.raises(OptionError, match="kv_type='q5_0'; this model can have f16, q8_0, q4_0"):
+        Embedder(small_qwen3, kv_type="q5_0")
