@@ -139,6 +139,7 @@ def measure(
     threads: int | None = None,
     vram: int | str | None = None,
     ram: int | str | None = None,
+    kv_type: str | None = None,
     strategy: str | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Figures:
@@ -146,7 +147,7 @@ def measure(
 
     texts        documents; default: `sample_texts`. As many as the time allows are taken, the same in each round
     seconds      to spend, opening not counted; a large model takes longer for the least that tells anything
-    device, threads, vram, ram, strategy   as for Embedder
+    device, threads, vram, ram, kv_type, strategy   as for Embedder
     on_progress  called with steps done and steps in all
     raises       OptionError; what Embedder raises
     """
@@ -157,7 +158,9 @@ def measure(
     steps = _Steps(on_progress)
     budgets = [share * seconds for share in SHARES]
     started = time.perf_counter()
-    with Embedder(model, device=device, threads=threads, vram=vram, ram=ram, strategy=strategy) as embedder:
+    with Embedder(
+        model, device=device, threads=threads, vram=vram, ram=ram, kv_type=kv_type, strategy=strategy
+    ) as embedder:
         open_seconds = time.perf_counter() - started
         documents = _rate(embedder, _documents(texts), None, budgets[0], steps)
         prompt_name = next((name for name in QUERY_PROMPT_NAMES if name in embedder.prompts), None)

@@ -19,7 +19,7 @@ from qgguf.native.choice import check_strategy, choose_strategy
 from qgguf.native.context import NativeContext, Strategy
 from qgguf.native.devices import list_backends, list_devices
 from qgguf.native.model import NativeModel
-from qgguf.placement import Machine, Wanted, needed, next_smaller, place, place_on_cpu
+from qgguf.placement import Resources, Wanted, needed, next_smaller, place, place_on_cpu
 from qgguf.scheduler import Between, Call, Scheduler, Vectors
 from qgguf.spec import ModelSpec, Pooling
 from qgguf.tokenizer import Tokenizer
@@ -77,13 +77,13 @@ class Engine:
 
     def _open(self, sizes: ModelSizes, strategy: str | None) -> None:
         """Load where there is room; where it turns out that there is not, once more with less, said aloud."""
-        machine = this_machine()
-        self.placement = place(sizes, self._wanted, machine)
+        resources = resources_now()
+        self.placement = place(sizes, self._wanted, resources)
         try:
             self._load(strategy)
             return
         except DeviceMemoryError as error:
-            smaller = next_smaller(sizes, self._wanted, machine, self.placement)
+            smaller = next_smaller(sizes, self._wanted, resources, self.placement)
             if smaller is None:
                 raise
             tried = in_gigabytes(needed(self.placement))
@@ -93,7 +93,7 @@ class Engine:
             if self._wanted.device != "auto" or not self.placement.device.is_gpu:
                 raise
             log.warning("%s", error)
-            self.placement = place_on_cpu(sizes, self._wanted, machine, "the GPU is gone")
+            self.placement = place_on_cpu(sizes, self._wanted, resources, "the GPU is gone")
             tried = ""
         try:
             self._load(strategy)
@@ -208,9 +208,9 @@ class Engine:
         )
 
 
-def this_machine() -> Machine:
+def resources_now() -> Resources:
     """Devices and memory as they are now."""
-    return Machine(list_devices(), list_backends(), host_memory(), repacked_on(platform.machine()))
+    return Resources(list_devices(), list_backends(), host_memory(), repacked_on(platform.machine()))
 
 
 class _Cores:

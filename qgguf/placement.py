@@ -38,7 +38,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Resources:
     """What there is.
 
     devices   `list_devices()`
@@ -67,32 +67,32 @@ class Placement:
     why: str
 
 
-def place(sizes: ModelSizes, wanted: Wanted, machine: Machine) -> Placement:
+def place(sizes: ModelSizes, wanted: Wanted, resources: Resources) -> Placement:
     """The device and settings for a model; told in one log line.
 
     raises  OptionError, DeviceError: as `choose_device`; BudgetError: nothing fits, both numbers named
     """
-    device, why = choose_device(wanted.device, machine.devices, machine.backends)
+    device, why = choose_device(wanted.device, resources.devices, resources.backends)
     if device.is_gpu:
         try:
-            found = _fit(sizes, wanted, machine, _vram(device, wanted))
+            found = _fit(sizes, wanted, resources, _vram(device, wanted))
         except BudgetError as error:
             if wanted.device != "auto":
                 raise BudgetError(f"{device}: {error}") from None
             log.warning("Not on %s: %s", device, error)
-            device, why = choose_device("cpu", machine.devices, machine.backends)[0], "the GPU has too little room"
+            device, why = choose_device("cpu", resources.devices, resources.backends)[0], "the GPU has too little room"
         else:
             return _told(Placement(device, found, why))
-    return _told(Placement(device, _fit(sizes, wanted, machine, None), why))
+    return _told(Placement(device, _fit(sizes, wanted, resources, None), why))
 
 
-def place_on_cpu(sizes: ModelSizes, wanted: Wanted, machine: Machine, why: str) -> Placement:
+def place_on_cpu(sizes: ModelSizes, wanted: Wanted, resources: Resources, why: str) -> Placement:
     """The same without a GPU, for a reason that came up later."""
-    device, _ = choose_device("cpu", machine.devices, machine.backends)
-    return _told(Placement(device, _fit(sizes, wanted, machine, None), why))
+    device, _ = choose_device("cpu", resources.devices, resources.backends)
+    return _told(Placement(device, _fit(sizes, wanted, resources, None), why))
 
 
-def next_smaller(sizes: ModelSizes, wanted: Wanted, machine: Machine, here: Placement) -> Placement | None:
+def next_smaller(sizes: ModelSizes, wanted: Wanted, resources: Resources, here: Placement) -> Placement | None:
     """A placement on the same device that needs less of it; None where there is none."""
     found = smaller_plan(
         sizes,
@@ -100,7 +100,7 @@ def next_smaller(sizes: ModelSizes, wanted: Wanted, machine: Machine, here: Plac
         max_tokens=wanted.max_tokens,
         kv_type=wanted.kv_type,
         threads=wanted.threads,
-        repacked=machine.repacked,
+        repacked=resources.repacked,
     )
     return None if found is None else replace(here, plan=found)
 
@@ -127,11 +127,11 @@ def _vram(device: Device, wanted: Wanted) -> int:
     return min(wanted.vram, device.free_bytes)
 
 
-def _fit(sizes: ModelSizes, wanted: Wanted, machine: Machine, vram: int | None) -> Plan:
+def _fit(sizes: ModelSizes, wanted: Wanted, resources: Resources, vram: int | None) -> Plan:
     ram = wanted.ram
-    if ram is None and machine.host is not None:
+    if ram is None and resources.host is not None:
         # A container ends a program that takes more than its limit; a machine begins to swap.
-        ram = machine.host.limit_bytes
+        ram = resources.host.limit_bytes
     return plan(
         sizes,
         vram=vram,
@@ -139,7 +139,7 @@ def _fit(sizes: ModelSizes, wanted: Wanted, machine: Machine, vram: int | None) 
         max_tokens=wanted.max_tokens,
         kv_type=wanted.kv_type,
         threads=wanted.threads,
-        repacked=machine.repacked,
+        repacked=resources.repacked,
     )
 
 

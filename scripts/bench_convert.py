@@ -6,9 +6,10 @@
 Makes its own checkpoint of that shape (random BF16 weights, the real tokenizer) and the BF16 file that the other
 side starts from; both sides then run in turns, each in a process of its own. A table for people, then one JSON line.
 anon is the largest anonymous resident memory of the process (Linux), without the page cache of mapped files; rss is
-the largest resident memory with it. The first ratio is the median of the rounds' ratios, the best is
-the fastest round of each side, the CPU ratio compares the processor seconds of all threads, which other work on the
-machine disturbs least.
+the largest resident memory with it. Our file is on the disk when our call returns, llama.cpp's is still in the page
+cache: "synced" is llama.cpp's call and the sync of its file. ratio is the median of the rounds' ratios of the calls,
+synced that of ours to llama.cpp's with the sync, best the ratio of the fastest round of each side; cpu compares the
+processor seconds of all threads, which other work on the machine disturbs least.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from qgguf.gguf_header import read_header  # noqa: E402
 from qgguf.processor import read_processor  # noqa: E402
 
 CHILD = """
-import json, sys, time
+import json, os, sys, time
 sys.path[:0] = {path!r}
 side, source, out, quant, threads = {arguments!r}
 if side == "qgguf":
@@ -53,7 +54,11 @@ else:
     started, busy = time.perf_counter(), time.process_time()
     if llama.llama_model_quantize(source.encode(), out.encode(), ctypes.byref(params)):
         raise SystemExit(binding.last_complaint())
-print(json.dumps([time.perf_counter() - started, time.process_time() - busy]))
+seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - busy
+if side != "qgguf":
+    with open(out, "r+b") as file:
+        os.fsync(file.fileno())
+print(json.dumps([seconds, cpu_seconds, time.perf_counter() - started]))
 """
 
 
@@ -67,7 +72,8 @@ def memory_bytes(pid: int) -> tuple[int, int]:
 
 
 def run(side: str, source: Path, out: Path, quant: str, threads: int) -> dict[str, float]:
-    """One conversion in a process of its own: seconds of the call alone, largest memory."""
+    """One conversion in a process of its own: seconds, those until its file is on the disk, largest memory."""
+    out.unlink(missing_ok=True)  # to free the blocks of an earlier result takes time too
     if hasattr(os, "sync"):
         os.sync()  # what an earlier run left to be written must not slow this one
     path = [str(REPOSITORY)]
@@ -81,8 +87,9 @@ def run(side: str, source: Path, out: Path, quant: str, threads: int) -> dict[st
     said = process.stdout.read() if process.stdout else ""
     if process.returncode:
         raise SystemExit(f"{side} failed on {quant}.")
-    seconds, cpu_seconds = json.loads(said.strip().splitlines()[-1])
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "anon_mb": anon / 1e6, "rss_mb": rss / 1e6}
+    seconds, cpu_seconds, synced_seconds = json.loads(said.strip().splitlines()[-1])
+    seen = {"seconds": seconds, "cpu_seconds": cpu_seconds, "synced_seconds": synced_seconds}
+    return seen | {"anon_mb": anon / 1e6, "rss_mb": rss / 1e6}
 
 
 def same_tensors(ours: Path, theirs: Path) -> bool:
@@ -112,13 +119,15 @@ def compare(checkpoint: Path, master: Path, work: Path, quant: str, threads: int
         result[f"{side}_cpu_seconds"] = [round(one["cpu_seconds"], 3) for one in found]
         result[f"{side}_anon_mb"] = round(max(one["anon_mb"] for one in found), 1)
         result[f"{side}_rss_mb"] = round(max(one["rss_mb"] for one in found), 1)
-    ratios = [a["seconds"] / b["seconds"] for a, b in zip(runs["qgguf"], runs["llama"], strict=True)]
+    result["llama_synced_seconds"] = [round(one["synced_seconds"], 3) for one in runs["llama"]]
+    pairs = list(zip(runs["qgguf"], runs["llama"], strict=True))
+    ratios = [a["seconds"] / b["seconds"] for a, b in pairs]
     result["ratio"] = round(statistics.median(ratios), 3)
+    result["synced_ratio"] = round(statistics.median(a["seconds"] / b["synced_seconds"] for a, b in pairs), 3)
     best = {side: min(one["seconds"] for one in found) for side, found in runs.items()}
     result["best_ratio"] = round(best["qgguf"] / best["llama"], 3)
     result["ratios"] = [round(ratio, 3) for ratio in ratios]
-    busy = [a["cpu_seconds"] / b["cpu_seconds"] for a, b in zip(runs["qgguf"], runs["llama"], strict=True)]
-    result["cpu_ratio"] = round(statistics.median(busy), 3)
+    result["cpu_ratio"] = round(statistics.median(a["cpu_seconds"] / b["cpu_seconds"] for a, b in pairs), 3)
     result["megabytes"] = round(sides["qgguf"][1].stat().st_size / 1e6, 1)
     for _, out in sides.values():
         out.unlink()
@@ -142,20 +151,24 @@ def main() -> None:
         master = folder / f"{checkpoint.name}-BF16.gguf"
         run("qgguf", checkpoint, master, "BF16", options.threads)
         print(f"{checkpoint.name}: {master.stat().st_size / 1e9:.2f} GB in BF16, {options.threads} threads")
-        print(f"{'':8}{'seconds':^25}{'anon MB':^18}{'rss MB':^16}")
+        print(f"{'':8}{'seconds':^27}{'qgguf / llama':^28}{'anon MB':^16}{'rss MB':^16}")
         print(
-            f"{'type':8}{'qgguf':>9}{'llama':>9}{'ratio':>7}"
-            + f"{'qgguf':>9}{'llama':>9}{'qgguf':>8}{'llama':>8}  same"
+            f"{'type':8}{'qgguf':>9}{'llama':>9}{'synced':>9}{'ratio':>7}{'synced':>7}{'best':>7}{'cpu':>7}"
+            f"{'qgguf':>8}{'llama':>8}{'qgguf':>8}{'llama':>8}  same"
         )
         results = []
         for quant in options.quant:
             found = compare(checkpoint, master, folder, quant, options.threads, options.rounds)
             results.append(found)
-            seconds = [statistics.median(found[f"{side}_seconds"]) for side in ("qgguf", "llama")]
+            seconds = [statistics.median(found[f"{name}_seconds"]) for name in ("qgguf", "llama", "llama_synced")]
+            ratios = [found[name] for name in ("ratio", "synced_ratio", "best_ratio", "cpu_ratio")]
             memory = [found[f"{side}_{kind}_mb"] for kind in ("anon", "rss") for side in ("qgguf", "llama")]
             print(
-                f"{quant:8}{seconds[0]:9.2f}{seconds[1]:9.2f}{found['ratio']:7.3f}{found['best_ratio']:7.3f}{found['cpu_ratio']:7.3f}"
-                f"{memory[0]:9.0f}{memory[1]:9.0f}{memory[2]:8.0f}{memory[3]:8.0f}  {found['identical']}",
+                f"{quant:8}"
+                + "".join(f"{value:9.2f}" for value in seconds)
+                + "".join(f"{value:7.3f}" for value in ratios)
+                + "".join(f"{value:8.0f}" for value in memory)
+                + f"  {found['identical']}",
                 flush=True,
             )
     from importlib.metadata import version

@@ -12,13 +12,15 @@ WORK, all but million by default:
     million     texts of 3 to 10 words through a tiny model (it is made where none is given), to 32 dims and bits:
                 how much of the time is spent outside native calls, and whether memory stays flat
 
-Peers: Llama.embed of llama-cpp-python, llama-server (one request with all texts), sentence-transformers in float32
-(where --checkpoint says what the GGUF was made of), ONNX Runtime (MiniLM, exported once), and the kernels' own rate:
-llama-bench pp512 with embeddings off, and the same pass in process. A peer that is not there is skipped, and that is
-said. Each side lives in a process of its own and works only while the others wait; each round runs ours before every
-peer; all sides get the same texts, other ones in each round. A ratio is the peer's seconds over ours: the median of
-the rounds, the least and the greatest. Vectors are compared: cosine, and how many texts have their own vector of the
-other side as the nearest one.
+Peers: Llama.embed of llama-cpp-python, with the fastest settings we found and with its defaults; llama-server (one
+request with all texts); sentence-transformers in float32 (where --checkpoint says what the GGUF was made of); ONNX
+Runtime (MiniLM, exported once); and the kernels' own rate: llama-bench pp512 with embeddings off, and the same pass in
+process. A peer that is not there is skipped, and that is said.
+
+Each side lives in a process of its own and works only while the others wait. Each round runs ours before and after each
+peer, all with the same texts, other ones in each round. A ratio is the peer's seconds over the mean of our two, for a
+machine's speed drifts: the median of the rounds, the least and the greatest. Vectors are compared: cosine, and how many
+texts have their own vector of the other side as the nearest one.
 
 A table for people, then one JSON line.
 """
@@ -69,6 +71,7 @@ WANTED = {
 }
 # Sides whose "texts" are passes of 512 tokens, and whose answers are rates.
 RAW = ("raw pass in process", "llama-bench pp512")
+RAW_PASSES = 4
 # Sides that run in --peer-python, and what it must have for them.
 PEER_MODULES = {"sentence-transformers": "sentence_transformers", "ONNX Runtime": "onnxruntime"}
 NATIVE_CALLS = ("llama_decode", "llama_encode", "llama_tokenize", "llama_process")
@@ -94,7 +97,7 @@ class Qgguf:
     def __init__(self, model: str, threads: int) -> None:
         from qgguf import Embedder
 
-        self.embedder = Embedder(model, threads=threads)
+        self.embedder = Embedder(model, device="cpu", threads=threads)
         self.about = {
             "strategy": self.embedder.strategy.value,
             "versions": installed("qgguf", "llama-cpp-python", "numpy"),
@@ -107,13 +110,14 @@ class Qgguf:
 
 
 class LlamaEmbed:
-    """llama-cpp-python's own."""
+    """llama-cpp-python's own. batch: tokens; None for all its settings as they come, texts cut at 512 tokens."""
 
-    def __init__(self, model: str, threads: int, batch: int) -> None:
+    def __init__(self, model: str, threads: int, batch: int | None) -> None:
         from llama_cpp import Llama
 
-        settings = {"n_ctx": 2048, "n_batch": batch, "n_ubatch": batch, "flash_attn": True}
-        settings |= {"n_threads": threads, "n_threads_batch": threads}
+        settings = {"n_threads": threads, "n_threads_batch": threads}
+        if batch is not None:
+            settings |= {"n_ctx": 2048, "n_batch": batch, "n_ubatch": batch, "flash_attn": True}
         self.llama = Llama(model, embedding=True, verbose=False, **settings)
         self.about = {"settings": settings, "versions": installed("llama-cpp-python")}
 
@@ -240,7 +244,7 @@ class Raw:
         from qgguf.native.model import NativeModel
         from qgguf.native.raw_rate import RawPass
 
-        self.passes = RawPass(NativeModel(model, read_spec(Path(model))), threads=threads)
+        self.passes = RawPass(NativeModel(model, read_spec(Path(model)), "cpu"), threads=threads)
         self.about = {"n_tokens": self.passes.n_tokens, "versions": installed("llama-cpp-python")}
 
     def vectors(self, texts: Sequence[str], prompt: str) -> np.ndarray:
@@ -361,6 +365,7 @@ class MemoryMarks:
 SIDES = {
     "qgguf": Qgguf,
     "Llama.embed": LlamaEmbed,
+    "Llama.embed, defaults": LlamaEmbed,
     "llama-server": LlamaServer,
     "sentence-transformers": SentenceTransformers,
     "ONNX Runtime": OnnxRuntime,
@@ -493,27 +498,33 @@ def alike(a: np.ndarray, b: np.ndarray) -> tuple[tuple[float, float], float]:
 def compare(
     work: str, ours: Side, peers: Sequence[Side], jobs: Sequence[tuple[list[str], int]], prompt: str, apart: bool
 ) -> Iterator[Result]:
-    """Rounds of one work, ours before every peer. jobs: (texts, tokens) of each round."""
+    """Rounds of one work, ours before and after every peer. jobs: (texts, tokens) of each round."""
     results = {peer.name: Result(work, peer.name, WANTED.get((work, peer.name))) for peer in peers}
     compared: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {peer.name: [] for peer in peers}
     for side in [ours, *peers]:
         side.run(jobs[0][0][-3:], prompt)
+
+    def one(side: Side, texts: list[str]) -> tuple[float, np.ndarray]:
+        seconds, vectors = side.run(texts, prompt, apart)
+        return (statistics.median(seconds) if apart else sum(seconds)), vectors
+
     for texts, n_tokens in jobs:
+        before, vectors = one(ours, texts)
         for peer in peers:
-            seconds, vectors = ours.run(texts, prompt, apart)
             result = results[peer.name]
             result.n_texts = len(texts)
             result.n_tokens.append(n_tokens)
             if peer.name in RAW:
-                rates = peer.run(["pass"] * 3)[1]
+                rates = peer.run(["pass"] * RAW_PASSES)[1]
                 theirs = n_tokens / float(np.median(rates))
             else:
-                their_seconds, their_vectors = peer.run(texts, prompt, apart)
-                theirs = statistics.median(their_seconds) if apart else sum(their_seconds)
+                theirs, their_vectors = one(peer, texts)
                 compared[peer.name].append((vectors, their_vectors))
-            result.ours.append(statistics.median(seconds) if apart else sum(seconds))
+            after = one(ours, texts)[0]
+            result.ours.append((before + after) / 2)
             result.theirs.append(theirs)
             result.ratios.append(theirs / result.ours[-1])
+            before = after
     for peer in peers:
         if compared[peer.name]:
             a, b = (np.concatenate(rows) for rows in zip(*compared[peer.name], strict=True))
@@ -585,6 +596,7 @@ class Bench:
         # name, whether it is of use here, what must be there first, settings
         able: list[tuple[str, bool, Any, dict[str, Any]]] = [
             ("Llama.embed", True, True, gguf | {"batch": batch}),
+            ("Llama.embed, defaults", True, True, gguf | {"batch": None}),
             ("llama-server", True, options.llama_server, gguf | server),
             ("sentence-transformers", True, checkpoint, folder),
             ("ONNX Runtime", encoder, checkpoint, folder | {"exported": str(exported)}),

@@ -360,11 +360,12 @@ def test_similarity_is_a_table(encoding: str, minilm_q8: Path, tmp_path: Path):
 
 COMMANDS: dict[str, Any] = {
     "embed": ["--model", "--input", "--output", "--format", "--prompt-name", "--instruction", "--dim", "--precision",
-              "--max-tokens", "--truncate", "--threads", "--device", "--vram", "--ram", "--verbose"],
-    "similarity": ["--model", "--prompt-name", "--dim", "--device", "--vram", "--ram", "--verbose"],
+              "--max-tokens", "--truncate", "--threads", "--device", "--vram", "--ram", "--kv-type", "--verbose"],
+    "similarity": ["--model", "--prompt-name", "--dim", "--device", "--vram", "--ram", "--kv-type", "--verbose"],
     "inspect": ["--json", "--verbose"],
     "plan": ["--vram", "--ram", "--max-tokens", "--kv-type", "--json", "--verbose"],
-    "bench": ["--texts", "--json", "--seconds", "--threads", "--strategy", "--device", "--vram", "--ram", "--verbose"],
+    "bench": ["--texts", "--json", "--seconds", "--threads", "--strategy", "--device", "--vram", "--ram", "--kv-type",
+              "--verbose"],
     "doctor": ["--json", "--checksums", "--verbose"],
     "pull": ["--verbose"],
     "list": ["--json", "--verbose"],

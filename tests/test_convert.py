@@ -102,7 +102,10 @@ def test_a_row_wider_than_a_chunk_is_converted(tmp_path: Path, monkeypatch: pyte
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path):
-    """A thread holds one chunk, whatever the tensors' sizes; numpy's arrays are counted by tracemalloc."""
+    """A thread holds one chunk, whatever the tensors' sizes; numpy's arrays are counted by tracemalloc.
+
+    The largest part is the block of 32 MiB that is hashed at once.
+    """
     peaks, sizes = [], []
     for layers in (1, 3):
         checkpoint = make_bert_checkpoint(tmp_path / str(layers), dims=1024, ffn=4096, layers=layers, dtype="BF16")
@@ -112,7 +115,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path):
         tracemalloc.stop()
         sizes.append((checkpoint / "model.safetensors").stat().st_size)
     assert sizes[1] - sizes[0] > 50_000_000
-    assert peaks[1] - peaks[0] < 4_000_000 and peaks[1] < 32_000_000
+    assert peaks[1] - peaks[0] < 4_000_000 and peaks[1] < 48_000_000
 
 
 # ---- what the file says

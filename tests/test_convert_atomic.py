@@ -1,7 +1,9 @@
 """OUT is there whole or not at all: full disks, Ctrl-C, a killed process, a failing reader of progress."""
 
+import hashlib
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -12,11 +14,14 @@ from bert_checkpoints import make_bert_checkpoint
 from checkpoints import make_qwen3_checkpoint
 
 from qgguf.convert import run
+from qgguf.convert.part_file import Writeback
 from qgguf.convert.run import convert_checkpoint
 from qgguf.errors import CheckpointError, OutputError
 from qgguf.gguf_file import read_spec
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
+FULL_DEVICE = Path("/dev/full")
+FULL = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs /dev/full")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Says "started" once the first piece is done; IQ4_XS is slow enough to be met in the middle.
@@ -205,6 +210,49 @@ def test_an_out_that_appears_meanwhile_is_kept(tmp_path: Path):
     with pytest.raises(OutputError, match="there already"):
         convert_checkpoint(checkpoint, out, on_progress=lambda done, total: out.write_bytes(b"theirs"))
     assert out.read_bytes() == b"theirs" and not out.with_name("out.gguf.part").exists()
+
+
+def test_the_whole_file_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A power cut after the last line must find OUT whole: all bytes are written before the last sync of the part."""
+    checkpoint, out, seen = make_bert_checkpoint(tmp_path / "model"), tmp_path / "out.gguf", []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(handle: int) -> None:
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            seen.append(hashlib.sha256((tmp_path / "out.gguf.part").read_bytes()).hexdigest())
+        fsync(handle)
+
+    def watched_replace(*names: object) -> None:
+        seen.append("renamed")
+        replace(*names)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    convert_checkpoint(checkpoint, out)
+    assert seen[-2:] == [hashlib.sha256(out.read_bytes()).hexdigest(), "renamed"]
+
+
+@FULL
+def test_a_disk_that_does_not_take_the_file_is_told():
+    """/dev/full takes no sync: told at the end, and to whoever writes on."""
+    with pytest.raises(OutputError, match="Cannot write /dev/full"), Writeback(FULL_DEVICE) as disk:
+        disk.finish()
+    with pytest.raises(OutputError, match="Cannot write /dev/full"), Writeback(FULL_DEVICE) as disk:
+        started = time.monotonic()
+        while time.monotonic() - started < 30:
+            disk.wrote(1 << 26)
+            time.sleep(0.01)
+        pytest.fail("the failure was not told")
+
+
+@FULL
+def test_what_went_wrong_first_is_told():
+    """Not the disk's failure in its place; and a block that is left early neither hangs nor syncs."""
+    with pytest.raises(RuntimeError, match="first"), Writeback(FULL_DEVICE) as disk:
+        disk.finish()
+        raise RuntimeError("first")
+    with Writeback(FULL_DEVICE):
+        pass
 
 
 @POSIX

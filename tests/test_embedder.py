@@ -1,3 +1,4 @@
+import ctypes
 import logging
 import threading
 
@@ -607,3 +608,34 @@ def test_more_prompts_than_are_kept(qwen3, small_qwen3):
             for text in ("", "한 text"):
                 found, expected = qwen3.encode(text, prompt=prompt), plain.encode(text, prompt=prompt)
                 assert cosines(found, expected)[0] > 0.9999
+
+
+@pytest.mark.parametrize("n_tokens", [4096, pytest.param(32768, marks=pytest.mark.slow)])
+def test_a_long_text_is_computed_in_pieces(n_tokens, small_qwen3):
+    """Up to the trained context; progress comes within the text, and llama.cpp's own path agrees."""
+    ids = np.arange(n_tokens, dtype=np.int32) * 7 % 2000
+    found = []
+    for strategy in ("last_rows", "plain"):
+        with Embedder(small_qwen3, max_tokens=n_tokens, strategy=strategy) as model:
+            done: list[int] = []
+            call = model._engine.call([ids], ids[:0], done.append)
+            found.append(model._engine.run(call)[0])
+            assert sum(done) == n_tokens and (strategy == "plain" or len(done) == n_tokens // 512)
+    a, b = found
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.9999
+
+
+def test_the_head_is_taken_out_of_a_graph():
+    """Where the head is a part of its own (on a GPU), stopping before it does not suffice: its operation is undone."""
+    from qgguf.native.context import _RowReader
+
+    reader = _RowReader(dims=64)
+    for name, wanted, left in ((b"result_output", False, 0), (b"result_norm", True, 29), (b"attn_norm-3", False, 29)):
+        tensor = bytearray(336)
+        tensor[80:84] = (29).to_bytes(4, "little")
+        tensor[256 : 256 + len(name)] = name
+        address = ctypes.addressof((ctypes.c_char * len(tensor)).from_buffer(tensor))
+        assert reader._on_node(address, True, None) is wanted
+        assert int.from_bytes(tensor[80:84], "little") == left
+    reader.stop = ["a signal"]
+    assert reader._on_node(address, True, None) is True and reader._on_node(address, False, None) is False

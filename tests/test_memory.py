@@ -90,9 +90,11 @@ def test_the_4b_at_4096_tokens_in_3_gb(sizes_4b: ModelSizes):
 
 
 def test_the_4b_at_32768_tokens_in_3_gb(sizes_4b: ModelSizes):
-    """Most layers, the cache in 4 bits; what that costs is said."""
+    """More than half of the layers, the cache in 8 bits; in 4 bits where the user says so. What that costs is said."""
     found = plan(sizes_4b, vram=GPU_BUDGET, max_tokens=32768)
-    assert 25 <= found.n_gpu_layers <= 28 and found.settings.kv_type == "q4_0"
+    assert 19 <= found.n_gpu_layers <= 21 and found.settings.kv_type == "q8_0"
+    in_four = plan(sizes_4b, vram=GPU_BUDGET, max_tokens=32768, kv_type="q4_0")
+    assert 25 <= in_four.n_gpu_layers <= 28 and in_four.settings.kv_type == "q4_0"
     assert found.settings.cells == 32768 and found.settings.micro_batch <= 512 and found.vram_bytes <= GPU_BUDGET
     assert any("layers run on the CPU" in cost for cost in found.costs)
     larger = larger_plan(sizes_4b, found, max_tokens=32768)
@@ -123,16 +125,17 @@ def test_weights_without_a_gpu(sizes_4b: ModelSizes):
 
 
 def test_what_is_given_up_in_which_order(sizes_4b: ModelSizes):
-    """Cache precision, then micro-batch, then the token limit, then layers: as the budget shrinks, each only later."""
+    """Cache in 8 bits, micro-batch, token limit, cache in 4 bits, layers: as the budget shrinks, each only later."""
     seen = []
     for vram in range(4_500_000_000, 1_500_000_000, -10_000_000):
         chosen = plan(sizes_4b, vram=vram).settings
         seen.append((chosen.n_gpu_layers, chosen.max_tokens, chosen.micro_batch, chosen.kv_type))
     firsts = [item for item, before in zip(seen, [None, *seen], strict=False) if item != before]
     whole = [item[1:] for item in firsts if item[0] == 36]
-    assert whole[:3] == [(8192, 512, "f16"), (8192, 512, "q8_0"), (8192, 512, "q4_0")]
-    limits = [limit for limit, _, _ in whole]
-    assert limits == sorted(limits, reverse=True) and limits[-1] == 2048
+    assert whole[:4] == [(8192, 512, "f16"), (8192, 512, "q8_0"), (8192, 256, "q8_0"), (8192, 128, "q8_0")]
+    in_eight = [limit for limit, _, kv_type in whole if kv_type != "q4_0"]
+    assert in_eight == sorted(in_eight, reverse=True) and in_eight[-1] == 2048
+    assert [kv_type for _, _, kv_type in whole[len(in_eight) :]] == ["q4_0"] * (len(whole) - len(in_eight)) != []
     # For fewer layers than all no text is cut.
     assert {item[1] for item in firsts if item[0] < 36} == {8192}
 

@@ -17,7 +17,7 @@ from qgguf.gguf_file import read_header, sizes_of, spec_of
 from qgguf.host_memory import HostMemory
 from qgguf.memory import REPACKED, ModelSizes
 from qgguf.native.devices import Device
-from qgguf.placement import LEFT_FREE, Machine, Wanted, needed, next_smaller, place
+from qgguf.placement import LEFT_FREE, Resources, Wanted, needed, next_smaller, place
 
 GB = 10**9
 CPU = Device("CPU", "a processor", "cpu", "CPU", 0, 0)
@@ -25,8 +25,8 @@ CARD = Device("CUDA0", "RTX 3060 é", "gpu", "CUDA", 12 * GB, 12 * GB)
 HOST = HostMemory(32 * GB, 30 * GB, False)
 
 
-def machine(*gpus: Device, host: HostMemory | None = HOST) -> Machine:
-    return Machine([*gpus, CPU], [*(gpu.backend for gpu in gpus), "CPU"], host, REPACKED)
+def machine(*gpus: Device, host: HostMemory | None = HOST) -> Resources:
+    return Resources([*gpus, CPU], [*(gpu.backend for gpu in gpus), "CPU"], host, REPACKED)
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ def bench(
     device: str | None,
     vram: int | None,
     ram: int | None,
+    kv_type: str | None,
 ) -> None:
     """Measure how fast a model is on this machine.
 
@@ -72,6 +73,7 @@ def bench(
             threads=threads,
             vram=vram,
             ram=ram,
+            kv_type=kv_type,
             strategy=strategy,
             on_progress=show,
         )

@@ -68,6 +68,7 @@ def embed(
     device: str | None,
     vram: int | None,
     ram: int | None,
+    kv_type: str | None,
 ) -> None:
     """Turn texts into vectors.
 
@@ -95,7 +96,14 @@ def embed(
 
     with output(out) as write:
         with Embedder(
-            path, max_tokens=max_tokens, truncate=truncate, device=device, threads=threads, vram=vram, ram=ram
+            path,
+            max_tokens=max_tokens,
+            truncate=truncate,
+            device=device,
+            threads=threads,
+            vram=vram,
+            ram=ram,
+            kv_type=kv_type,
         ) as embedder:
             embeddings = embedder.embed(
                 lines,

@@ -32,7 +32,7 @@ def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options --vram and --ram."""
+    """The options --vram, --ram and --kv-type."""
     vram = click.option(
         "--vram",
         metavar="BYTES",
@@ -45,7 +45,12 @@ def memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=as_bytes,
         help="The host's memory. Default: what the machine or its container has.",
     )
-    return vram(ram(command))
+    kv_type = click.option(
+        "--kv-type",
+        type=click.Choice(["f16", "q8_0", "q4_0"]),
+        help="Precision of the KV cache. Default: f16, or what the memory asks for.",
+    )
+    return vram(ram(kv_type(command)))
 
 
 def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -136,7 +136,7 @@ def _show_settings(found: "Plan") -> None:
     rows = [
         ("layers on the GPU", f"{settings.n_gpu_layers} of {found.n_layers}"),
         ("longest text", f"{settings.max_tokens:,} tokens"),
-        ("KV cache", settings.kv_type),
+        ("KV cache", settings.kv_type if any(part.name.startswith("KV cache") for part in found.parts) else "none"),
         (
             "at once",
             f"{settings.micro_batch:,} tokens, of a batch of {settings.batch_tokens:,} and {found.max_texts} texts",

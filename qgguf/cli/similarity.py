@@ -28,6 +28,7 @@ def similarity(
     device: str | None,
     vram: int | None,
     ram: int | None,
+    kv_type: str | None,
 ) -> None:
     """Show how near texts are to each other: cosines from -1 to 1.
 
@@ -41,7 +42,7 @@ def similarity(
     path = find_model(model)
     from qgguf.embedder import Embedder
 
-    with Embedder(path, device=device, threads=threads, vram=vram, ram=ram) as embedder:
+    with Embedder(path, device=device, threads=threads, vram=vram, ram=ram, kv_type=kv_type) as embedder:
         vectors = embedder.encode(lines, prompt_name=prompt_name, truncate_dim=dim)
         scores = embedder.similarity(vectors, vectors).tolist()
     for line in table(lines, scores):

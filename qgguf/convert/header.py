@@ -6,7 +6,6 @@ source  https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -98,4 +97,8 @@ def _texts(texts: Sequence[str], key: str) -> bytes:
         raise CheckpointError(
             f"{key} would hold half of a surrogate pair: {error.object[:40]!r}. Download the checkpoint again."
         ) from error
-    return b"".join(chain.from_iterable(zip(map(_LENGTH.pack, map(len, raw)), raw, strict=True)))
+    lengths = list(map(len, raw))
+    packed = {length: _LENGTH.pack(length) for length in set(lengths)}
+    parts = [b""] * (2 * len(raw))
+    parts[::2], parts[1::2] = map(packed.__getitem__, lengths), raw
+    return b"".join(parts)

@@ -2,11 +2,16 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from qgguf.errors import OutputError, OutputExistsError
+
+# Written between two syncs: enough that each is worth its journal entry, and little for the last one to wait for.
+_SYNC_BYTES = 64 << 20
 
 
 def refuse_existing(target: Path, force: bool) -> None:
@@ -45,6 +50,73 @@ def part_of(target: Path, force: bool) -> Iterator[Path]:
     finally:
         _forget(part)
     _sync_folder(target.parent)
+
+
+class Writeback:
+    """Brings the part to the disk in a thread of its own, while it is still written and while it is read again.
+
+    As a `with` block, at whose end the file is on the disk if `finish` was called in it.
+
+    raises  OutputError, from `wrote` and at the end: the disk did not take it
+    """
+
+    def __init__(self, part: Path) -> None:
+        self._part = part
+        self._pending_bytes, self._last, self._stopped = 0, False, False
+        self._changed = threading.Condition()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="qgguf-writeback", daemon=True)
+
+    def __enter__(self) -> "Writeback":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join()
+        if error is None:
+            self._tell()
+
+    def wrote(self, n_bytes: int) -> None:
+        """So many bytes more are written; from any thread."""
+        self._tell()
+        with self._changed:
+            self._pending_bytes += n_bytes
+            if self._pending_bytes >= _SYNC_BYTES:
+                self._changed.notify()
+
+    def finish(self) -> None:
+        """All is written: sync a last time."""
+        with self._changed:
+            self._last = True
+            self._changed.notify()
+
+    def _tell(self) -> None:
+        if self._failure is not None:
+            with told(self._part):
+                raise self._failure
+
+    def _run(self) -> None:
+        try:
+            with self._part.open("r+b", buffering=0) as file:
+                while self._due():
+                    os.fsync(file.fileno())
+        except BaseException as error:
+            # Kept: the system tells of a failure once, a later sync would succeed.
+            self._failure = error
+
+    def _due(self) -> bool:
+        """Wait until there is something to sync; False when there is nothing more to come."""
+        with self._changed:
+            while not self._last and not self._stopped and self._pending_bytes < _SYNC_BYTES:
+                self._changed.wait()
+            due = self._last or not self._stopped
+            self._pending_bytes, self._stopped, self._last = 0, self._stopped or self._last, False
+            return due
 
 
 def check_room(folder: Path, needed_bytes: int) -> None:

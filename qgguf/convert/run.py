@@ -1,6 +1,5 @@
 """convert_checkpoint: the converter's one call, which reads like a recipe."""
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.checksums import Checksums
 from qgguf.convert.header import Entry, TensorPlace, aligned, header_bytes
 from qgguf.convert.metadata import checksum_entry, file_entries
-from qgguf.convert.part_file import check_room, part_of, refuse_existing, told
+from qgguf.convert.part_file import Writeback, check_room, part_of, refuse_existing, told
 from qgguf.convert.safetensors import StoredTensor
 from qgguf.convert.sentence_modules import check_pooling, read_modules
 from qgguf.convert.streaming import Job, stream
@@ -69,8 +68,9 @@ def convert_checkpoint(
     n_params = sum(_count(job.place.shape) for job in jobs)
     with Checksums(source.weight_files) as checksums:
         entries = file_entries(source, architecture, modules, quant, n_params)
-        with part_of(target, force) as part:
-            _write(part, source.weight_files, entries, jobs, checksums, threads, on_progress)
+        with part_of(target, force) as part, Writeback(part) as disk:
+            _write(part, source.weight_files, entries, jobs, checksums, disk, threads, on_progress)
+            disk.finish()
             _check(part, [job.place for job in jobs])
     return target
 
@@ -175,6 +175,7 @@ def _write(
     entries: list[Entry],
     jobs: Sequence[Job],
     checksums: Checksums,
+    disk: Writeback,
     threads: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -189,12 +190,10 @@ def _write(
     check_room(part.parent, total_bytes)
     with told(part), part.open("r+b") as file:
         file.truncate(total_bytes)
-    stream(jobs, part, len(first), threads, on_progress)
+    stream(jobs, part, len(first), threads, on_progress, disk.wrote)
     final = header(checksums.wait())
     with told(part), part.open("r+b") as file:
         file.write(final)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _check(part: Path, places: Sequence[TensorPlace]) -> None:

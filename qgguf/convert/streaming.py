@@ -46,14 +46,22 @@ class _Piece:
     n_rows: int
 
 
-def stream(jobs: Sequence[Job], out: Path, data_offset: int, threads: int, on_progress: Progress | None) -> None:
+def stream(
+    jobs: Sequence[Job],
+    out: Path,
+    data_offset: int,
+    threads: int,
+    on_progress: Progress | None,
+    on_written: Callable[[int], None],
+) -> None:
     """Convert all jobs into `out`, which exists and has its full length.
 
     data_offset  bytes of `out` before its weights
     on_progress  called in the caller's thread with (bytes done, bytes in all) of the weights that are converted
+    on_written   called in any thread with the bytes written just now
     raises       CheckpointError: NaN, infinity, a file that cannot be read; OutputError: one that cannot be written
     """
-    work = _Pass(jobs, out, data_offset)
+    work = _Pass(jobs, out, data_offset, on_written)
     report = on_progress or (lambda done, total: None)
     workers = [threading.Thread(target=work.run, name=f"qgguf-convert-{n}", daemon=True) for n in range(threads)]
     try:
@@ -77,8 +85,8 @@ def stream(jobs: Sequence[Job], out: Path, data_offset: int, threads: int, on_pr
 class _Pass:
     """What the threads share; they meet where they take the next chunk and where they write."""
 
-    def __init__(self, jobs: Sequence[Job], out: Path, data_offset: int) -> None:
-        self.out, self.data_offset = out, data_offset
+    def __init__(self, jobs: Sequence[Job], out: Path, data_offset: int, on_written: Callable[[int], None]) -> None:
+        self.out, self.data_offset, self.on_written = out, data_offset, on_written
         self.done_bytes, self.total_bytes = 0, sum(job.stored.size_bytes for job in jobs)
         self.stopped = False
         self.failure: BaseException | None = None
@@ -122,6 +130,7 @@ class _Pass:
             out.seek(self.data_offset + piece.job.place.offset + piece.first_row * _target_row(piece.job))
             while view:
                 view = view[out.write(view) :]
+        self.on_written(made.nbytes)
 
 
 def _open(file: Path) -> FileIO:
@@ -151,6 +160,8 @@ def _convert(job: Job, source: np.ndarray, target: np.ndarray, scratch: np.ndarr
             f"{job.stored.file.name} holds NaN or infinity in {job.stored.name!r}. Download the checkpoint again."
         )
     columns, type_id = job.place.shape[0], job.place.type_id
+    if type_id == source_type:
+        return source
     if not quantize_rows(source_type, source, columns, type_id, target, scratch):
         raise CheckpointError(
             f"{job.stored.file.name} has weights in {job.stored.name!r} that are too large for the type asked for. "

@@ -94,14 +94,13 @@ def _vocabulary(
             f"tokenizer.json has ids up to {max(text_of, default=0)}, config.json says vocab_size {vocab_size}. "
             "Use the tokenizer.json that belongs to the weights."
         )
-    tokens, types = [], []
-    for number in range(vocab_size):
-        text, type_ = text_of.get(number, f"[PAD{number}]"), NORMAL if number in text_of else UNUSED
-        if number in added:
-            type_ = CONTROL if added[number].get("special") or _looks_special(text) else USER_DEFINED
-            text = text if type_ == CONTROL else text.replace(_PHANTOM_SPACE, " ")
-        tokens.append(text)
-        types.append(type_)
+    texts = [text_of.get(number) for number in range(vocab_size)]
+    tokens = [f"[PAD{number}]" if text is None else text for number, text in enumerate(texts)]
+    types = [UNUSED if text is None else NORMAL for text in texts]
+    for number, token in added.items():
+        types[number] = CONTROL if token.get("special") or _looks_special(tokens[number]) else USER_DEFINED
+        if types[number] == USER_DEFINED:
+            tokens[number] = tokens[number].replace(_PHANTOM_SPACE, " ")
     return tokens, types, id_of
 
 

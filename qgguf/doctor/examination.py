@@ -102,8 +102,7 @@ def examine(
     show       makes a progress bar from its title
     """
     findings: list[Finding] = []
-    device, threads = _asked_device(findings), _asked_threads(findings)
-    _check_vram(findings)
+    device, threads, vram = _asked_device(findings), _asked_threads(findings), _asked_vram(findings)
     memory, cores, graphics, processor = host_memory(), read_cores(), read_graphics(), read_processor()
     said = ask("binding", {"device": device})
     compiled = compiled_in(said.get("system_info", ""))
@@ -140,7 +139,9 @@ def examine(
         memory=memory,
         settings={name: os.environ[name] for name in SETTINGS if name in os.environ},
         models=models,
-        trial={"skipped": why_not} if path is None else _trial(path, device, threads, memory, binding, findings),
+        trial={"skipped": why_not}
+        if path is None
+        else _trial(path, (device, threads, vram), memory, binding, findings),
         findings=findings,
     )
 
@@ -161,11 +162,12 @@ def _asked_threads(findings: list[Finding]) -> int | None:
         return None
 
 
-def _check_vram(findings: list[Finding]) -> None:
+def _asked_vram(findings: list[Finding]) -> int | None:
     try:
-        vram_setting(None)
+        return vram_setting(None)
     except QgError as error:
         findings.append(Finding("settings", True, str(error), ("unset QGGUF_VRAM",)))
+        return None
 
 
 def _threads(cores: Cores, asked: int | None) -> dict[str, Any]:
@@ -309,8 +311,7 @@ def _models(
 
 def _trial(
     path: Path,
-    device: str,
-    threads: int | None,
+    settings: tuple[str, int | None, int | None],
     memory: HostMemory | None,
     binding: dict[str, Any],
     findings: list[Finding],
@@ -322,7 +323,8 @@ def _trial(
         says = f"{path} has {size_bytes / 1e9:.2f} GB, and {memory.free_bytes / 1e9:.2f} GB of memory are free"
         findings.append(Finding("trial", False, f"{says}: not tried."))
         return {"skipped": says}
-    found = ask("embed", {"path": str(path), "device": device, "threads": threads})
+    device, threads, vram = settings
+    found = ask("embed", {"path": str(path), "device": device, "threads": threads, "vram": vram})
     findings += _about_trial(found, path)
     return {"path": str(path), **found}
 

@@ -1,6 +1,7 @@
 """What is tried in a process of its own, because a broken build of llama.cpp ends the process that loads it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -97,7 +98,7 @@ def _binding(device: str) -> dict[str, Any]:
     return found | {"device": chosen.name, "reason": reason}
 
 
-def _embed(path: str, device: str, threads: int | None) -> dict[str, Any]:
+def _embed(path: str, device: str, threads: int | None, vram: int | None) -> dict[str, Any]:
     """Vectors of a few texts in the usual way and in llama.cpp's own, each text's cosine between the two.
 
     A GPU is compared with the CPU: the plain way on the same device could be wrong in the same way.
@@ -106,8 +107,11 @@ def _embed(path: str, device: str, threads: int | None) -> dict[str, Any]:
 
     from qgguf.embedder import Embedder
 
+    # What is right of these comes as arguments; what is wrong is told already.
+    for name in ("QGGUF_DEVICE", "QGGUF_THREADS", "QGGUF_VRAM"):
+        os.environ.pop(name, None)
     started = perf_counter()
-    with Embedder(path, device=device, threads=threads) as model:
+    with Embedder(path, device=device, threads=threads, vram=vram) as model:
         found, strategy, place, dims = model.encode(TEXTS), model.strategy.value, model.device, model.dims
     seconds = perf_counter() - started
     with Embedder(path, device="cpu", threads=threads, strategy="plain") as model:
