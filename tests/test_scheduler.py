@@ -79,7 +79,7 @@ def begin(scheduler, calls):
 
     threads = []
     for number in range(len(calls)):
-        threads.append(threading.Thread(target=work, args=(number,)))
+        threads.append(threading.Thread(target=work, args=(number,), daemon=True))
         threads[-1].start()
     return threads, outcomes
 
@@ -297,6 +297,52 @@ def test_a_cancelled_call_ends_soon():
     assert len(lane.batches) < 10
     assert isinstance(outcomes[0], CallCancelledError)
     np.testing.assert_array_equal(outcomes[1], expected_of([(1, 1), (2, 2)]))
+
+
+def test_a_waiting_call_is_cancelled_at_once():
+    """Its thread does not wait for the batch of others that is under way."""
+    lane = Lane(gate=threading.Semaphore(0))
+    scheduler = Scheduler([lane], max_tokens=2, max_texts=1)
+    first, second = call_of([(1, 1)]), call_of([(2, 2)])
+    threads, outcomes = begin(scheduler, [first, second])
+    until(lambda: lane.batches and len(scheduler._calls) == 2 and scheduler._sleeping)
+
+    waiting = 0 if first in scheduler._sleeping else 1
+    scheduler.cancel([first, second][waiting])
+    end(threads[waiting : waiting + 1])
+
+    assert isinstance(outcomes[waiting], CallCancelledError)
+    assert len(lane.batches) == 1
+    lane.gate.release()
+    end(threads)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_batch_under_way_stops_when_nobody_wants_it(alone):
+    """At the next native call; another call's texts in it are computed to the end."""
+
+    class Long(Lane):
+        def vectors(self, texts, prompt, between):
+            if (9,) in map(tuple, texts):
+                return super().vectors(texts, prompt, between)
+            for part in range(100):
+                parts.append(part)
+                between(part, 100)
+                if part == 3:
+                    scheduler.cancel(calls[1])
+            return np.stack([vector_of(text) for text in texts])
+
+    parts, lane = [], Long(gate=threading.Semaphore(0))
+    scheduler = Scheduler([lane], max_tokens=20, max_texts=10)
+    calls = [call_of([(9,)]), call_of([(1,) * 5]), call_of([(2,) * 5] if not alone else [])]
+    threads, outcomes = begin(scheduler, calls)
+    until(lambda: lane.batches and len(scheduler._calls) == 3 - alone)
+    lane.gate.release()
+    end(threads)
+
+    assert isinstance(outcomes[1], CallCancelledError)
+    assert len(parts) == (5 if alone else 100)
+    np.testing.assert_array_equal(outcomes[2], expected_of([] if alone else [(2,) * 5]))
 
 
 def test_a_call_cancelled_before_it_runs():
