@@ -34,8 +34,8 @@ random weights and the real MiniLM; tokens per second unless it says otherwise.
 2026-11-25  Separate KV streams in place of one unified cache, 12 texts in a batch: 228, 224, 211 against 263, 232, 237,
             and llama.cpp refuses tokens that several texts share. Lost.
 2026-11-25  MiniLM Q8_0, batch of 256, contexts x threads: 1x2 5203-5497; 2x1 5999-6317; 1x1 3235-3368; 2x2 6354-6527;
-            one text 2.6, 4.2-4.9, 4.2-4.7, 2.3 ms. F16: 4083-4870, 5660-5742, 2850, 5526-5650. A batch of 1024 was slower
-            everywhere.
+            one text 2.6, 4.2-4.9, 4.2-4.7, 2.3 ms. F16: 4083-4870, 5660-5742, 2850, 5526-5650. A batch of 1024 was
+            slower everywhere.
 2026-11-25  MiniLM, contexts that share the cores (all for one that is alone, a part each when several compute):
             6386-6534 and 1.84-1.98 ms against one context's 5224-5387 and 1.85-2.33 ms. Won.
 2026-11-25  No second ("repacked") layout for K-types: documents 315-336 against 223-234 with it; one query by its own
