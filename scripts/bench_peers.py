@@ -12,10 +12,10 @@ WORK, all but million by default:
     million     texts of 3 to 10 words through a tiny model (it is made where none is given), to 32 dims and bits:
                 how much of the time is spent outside native calls, and whether memory stays flat
 
-Peers: Llama.embed of llama-cpp-python, with the fastest settings we found and with its defaults; llama-server (one
-request with all texts); sentence-transformers in float32 (where --checkpoint says what the GGUF was made of); ONNX
-Runtime (MiniLM, exported once); and the kernels' own rate: llama-bench pp512 with embeddings off, and the same pass in
-process. A peer that is not there is skipped, and that is said.
+Peers: Llama.embed of llama-cpp-python, with the fastest settings we found (flash attention on), with n_ubatch 2048 and
+nothing else, and with its defaults; llama-server (one request with all texts); sentence-transformers in float32 (where
+--checkpoint says what the GGUF was made of); ONNX Runtime (MiniLM, exported once); and the kernels' own rate:
+llama-bench pp512 with embeddings off, and the same pass in process. A peer that is not there is skipped, and that is said.
 
 Each side lives in a process of its own and works only while the others wait. Each round runs ours before and after each
 peer, all with the same texts, other ones in each round. A ratio is the peer's seconds over the mean of our two, for a
@@ -81,6 +81,7 @@ N_SINGLE = 15
 # work, peer -> the least ratio that we promise
 WANTED = {
     ("documents", "Llama.embed"): 2.5,
+    ("documents", "Llama.embed, n_ubatch 2048"): 2.5,
     ("documents", "llama-server"): 1.5,
     ("documents", "sentence-transformers"): 2.5,
     ("documents", "raw pass in process"): 1.0,
@@ -133,12 +134,12 @@ class Qgguf:
 class LlamaEmbed:
     """llama-cpp-python's own. batch: tokens; None for all its settings as they come, texts cut at 512 tokens."""
 
-    def __init__(self, model: str, threads: int, batch: int | None) -> None:
+    def __init__(self, model: str, threads: int, batch: int | None, flash_attn: bool = False) -> None:
         from llama_cpp import Llama
 
         settings = {"n_threads": threads, "n_threads_batch": threads}
         if batch is not None:
-            settings |= {"n_ctx": 2048, "n_batch": batch, "n_ubatch": batch, "flash_attn": True}
+            settings |= {"n_ctx": 2048, "n_batch": batch, "n_ubatch": batch, "flash_attn": flash_attn}
         self.llama = Llama(model, embedding=True, verbose=False, **settings)
         self.about = {"settings": settings, "versions": installed("llama-cpp-python")}
 
@@ -386,6 +387,7 @@ class MemoryMarks:
 SIDES = {
     "qgguf": Qgguf,
     "Llama.embed": LlamaEmbed,
+    "Llama.embed, n_ubatch 2048": LlamaEmbed,
     "Llama.embed, defaults": LlamaEmbed,
     "llama-server": LlamaServer,
     "sentence-transformers": SentenceTransformers,
@@ -616,7 +618,8 @@ class Bench:
         gguf, folder = {"model": str(model)}, {"checkpoint": str(checkpoint)}
         # name, whether it is of use here, what must be there first, settings
         able: list[tuple[str, bool, Any, dict[str, Any]]] = [
-            ("Llama.embed", True, True, gguf | {"batch": batch}),
+            ("Llama.embed", True, True, gguf | {"batch": batch, "flash_attn": True}),
+            ("Llama.embed, n_ubatch 2048", True, True, gguf | {"batch": 2048}),
             ("Llama.embed, defaults", True, True, gguf | {"batch": None}),
             ("llama-server", True, options.llama_server, gguf | server),
             ("sentence-transformers", True, checkpoint, folder),
