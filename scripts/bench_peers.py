@@ -15,7 +15,7 @@ WORK, all but million by default:
 Peers: Llama.embed of llama-cpp-python, with the fastest settings we found (flash attention on), with n_ubatch 2048 and
 nothing else, and with its defaults; llama-server (one request with all texts); sentence-transformers in float32 (where
 --checkpoint says what the GGUF was made of); ONNX Runtime (MiniLM, exported once); and the kernels' own rate:
-llama-bench pp512 with embeddings off, and the same pass in process. A peer that is not there is skipped, and that is said.
+llama-bench pp512 with embeddings off, and the same pass in process. A peer that is not there is skipped and named.
 
 Each side lives in a process of its own and works only while the others wait. Each round runs ours before and after each
 peer, all with the same texts, other ones in each round. A ratio is the peer's seconds over the mean of our two, for a
