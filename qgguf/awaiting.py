@@ -2,12 +2,13 @@
 
 import asyncio
 import contextvars
+import inspect
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import update_wrapper
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from qgguf.engine import Engine
 from qgguf.scheduler import Call, CallCancelledError
@@ -32,14 +33,18 @@ class Cancellation:
     def watching(self, engine: Engine, call: Call) -> Iterator[None]:
         """While the call runs; raises CallCancelledError where it is not to be begun."""
         with self._lock:
-            if self._cancelled:
-                raise CallCancelledError
+            self.check()
             self._running = engine, call
         try:
             yield
         finally:
             with self._lock:
                 self._running = None
+
+    def check(self) -> None:
+        """raises  CallCancelledError: whoever made the call has given it up"""
+        if self._cancelled:
+            raise CallCancelledError
 
     def cancel(self) -> None:
         with self._lock:
@@ -63,25 +68,29 @@ class Waiters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self._closed = False
 
     async def run(self, work: Callable[[], R]) -> R:
         """The work's result. Cancelled, it stops the work between two native calls."""
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(MOST_WAITERS, thread_name_prefix="qgguf-await")
-            pool = self._pool
         cancellation = Cancellation()
         context = contextvars.copy_context()
         context.run(_cancellation.set, cancellation)
+        with self._lock:
+            if self._closed:
+                return work()  # says that the Embedder is closed, and needs no thread for it
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(MOST_WAITERS, thread_name_prefix="qgguf-await")
+            result = asyncio.get_running_loop().run_in_executor(self._pool, context.run, work)
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, context.run, work)
-        except asyncio.CancelledError:
+            return await result
+        except BaseException:
             cancellation.cancel()
             raise
 
     def close(self) -> None:
         """Let the threads end; work under way is not waited for."""
         with self._lock:
+            self._closed = True
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False)
@@ -92,15 +101,17 @@ class HasWaiters(Protocol):
     def waiters(self) -> Waiters: ...
 
 
-def awaitable(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Awaitable[R]]:
+def awaitable(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """The method as a coroutine of the same arguments, whose types are kept."""
 
     async def later(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self.waiters.run(lambda: method(self, *args, **kwargs))
 
     update_wrapper(later, method)
-    later.__name__ = later.__qualname__ = f"a{method.__name__}"
+    later.__name__ = f"a{method.__name__}"
+    later.__qualname__ = f"{method.__qualname__.removesuffix(method.__name__)}{later.__name__}"
     later.__doc__ = (
-        f"As `{method.__name__}`, to be awaited. Calls of many tasks share batches; cancelling one stops its work."
+        f"{inspect.cleandoc(method.__doc__ or '')}\n\n"
+        "To be awaited: calls of many tasks share batches, and cancelling a task stops its work."
     )
     return later

@@ -58,8 +58,10 @@ def compute(engine: Engine, job: Job, bar: "TokenBar") -> tuple[NDArray[Any], ND
     if len(spans) > 1:
         vectors = np.empty((len(job.texts), vectors.shape[1]), vectors.dtype)
 
-    def tokenize_span(start: int, stop: int) -> list[Ids]:
-        return list(tokenize(engine, job.texts[start:stop], job.before))
+    def tokenize_span(start: int, stop: int) -> Iterator[Ids]:
+        for ids in tokenize(engine, job.texts[start:stop], job.before):
+            job.cancellation.check()
+            yield ids
 
     with _Ahead(tokenize_span, spans) as tokenized:
         for (start, stop), ids in tokenized:
@@ -90,30 +92,40 @@ def _check_finite(raw: NDArray[np.float32], job: Job, start: int) -> None:
 
 
 class _Ahead:
-    """Calls a function on each span, in order, one span ahead of whoever iterates."""
+    """Collects what a function yields of each span, in order, one span ahead of whoever iterates."""
 
-    def __init__(self, work: Callable[[int, int], list[Ids]], spans: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, work: Callable[[int, int], Iterator[Ids]], spans: Sequence[tuple[int, int]]) -> None:
         self._work, self._spans = work, spans
+        self._ended = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="qgguf-tokenize") if len(spans) > 1 else None
 
     def __enter__(self) -> Iterator[tuple[tuple[int, int], list[Ids]]]:
         return self._each()
 
     def __exit__(self, *_: object) -> None:
+        self._ended = True
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
     def _each(self) -> Iterator[tuple[tuple[int, int], list[Ids]]]:
         if self._pool is None:
             for span in self._spans:
-                yield span, self._work(*span)
+                yield span, self._collect(span)
             return
-        coming = self._pool.submit(self._work, *self._spans[0])
+        coming = self._pool.submit(self._collect, self._spans[0])
         for number, span in enumerate(self._spans):
             done = coming.result()
             if number + 1 < len(self._spans):
-                coming = self._pool.submit(self._work, *self._spans[number + 1])
+                coming = self._pool.submit(self._collect, self._spans[number + 1])
             yield span, done
+
+    def _collect(self, span: tuple[int, int]) -> list[Ids]:
+        collected = []
+        for ids in self._work(*span):
+            if self._ended:
+                break  # nobody waits for the rest
+            collected.append(ids)
+        return collected
 
 
 class TokenBar:

@@ -12,6 +12,8 @@ from checkpoints import make_qwen3_checkpoint
 from fetch_minilm import fetch
 from hypothesis import settings
 
+from qgguf.gguf_header import read_header
+
 # llama.cpp's threads wait for each other in a busy loop, which on a machine with other work costs several times the
 # time of the whole suite. Read by OpenMP when the binding is loaded, here and in the processes that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -122,3 +124,26 @@ def small_qwen3_checkpoint() -> Path:
 def small_qwen3(small_qwen3_checkpoint: Path) -> Path:
     """small_qwen3_checkpoint as an F16 GGUF."""
     return converted(small_qwen3_checkpoint, "F16")
+
+
+@pytest.fixture(scope="session")
+def other_qwen3() -> Path:
+    """Other weights with the same tokenizer as small_qwen3: equal ids, other vectors."""
+    name = f"qwen3-embedding-other-{digest(Path(__file__).parent / 'checkpoints.py')}"
+    checkpoint = made_once(name, lambda folder: make_qwen3_checkpoint(folder, small_vocab=True, seed=1))
+    return converted(checkpoint, "F16")
+
+
+@pytest.fixture(scope="session")
+def poisoned_qwen3(small_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """small_qwen3 with one sick token: the vector of a text with a BEL character (U+0007) in it is NaN."""
+    header = read_header(small_qwen3)
+    embedding = next(tensor for tensor in header.tensors if tensor.name == "token_embd.weight")
+    n_columns = embedding.shape[0]
+    token = list(header.metadata["tokenizer.ggml.tokens"]).index("\u0107")  # how byte-level BPE writes byte 7
+    data = bytearray(small_qwen3.read_bytes())
+    start = embedding.offset + token * n_columns * 2
+    data[start : start + n_columns * 2] = b"\x00\x7e" * n_columns
+    path = tmp_path_factory.mktemp("poisoned") / small_qwen3.name
+    path.write_bytes(data)
+    return path
