@@ -42,12 +42,13 @@ random weights and the real MiniLM; tokens per second unless it says otherwise.
             tokens (1, 4, 9, 16): 16, 49, 72, 81 ms against 12, 33, 66, 78 ms. llama.cpp has tiled kernels for K-types,
             and does not use them on repacked weights. Won for documents; the 4B takes 1.7 GB less. With and without
             mmap: no difference.
-2026-11-25  The same without the second layout, 6 rounds in turns, medians: 512/512: 391; 256/256: 396; 1024/512: 370;
-            1024/256: 346; 1024/1024: 353; 2048/512: 373; 2048/128: 349. Attention, masked, over fewer cells: it is 17 %
-            of the time at 1024/512. 6 % to be had with batches of 512; not taken yet.
-2026-11-25  Types, passes of 512 tokens in turns, 9 rounds, medians, with the second layout and without: Q4_K_M 222, 300;
-            Q6_K 269, 268 (it has none on x86); Q8_0 187, 187. One text of 128 tokens: Q4_K_M 339, Q6_K 278, Q8_0 208;
-            of 4 tokens 49, 53, 45 ms. Q4_K_M is the fastest on this CPU without the second layout, Q6_K was with it.
+2026-11-25  The same without the second layout, 6 rounds in turns, some beside other work, medians (best): 512/512: 391
+            (403); 256/256: 396 (399); 1024/512: 370 (378); 1024/256: 346 (384); 1024/1024: 353 (377); 2048/512: 373
+            (380); 2048/128: 349 (358). Masked attention, 17 % of the time at 1024/512, sees fewer cells. 6 % to be had
+            with batches of 512; not taken yet.
+2026-11-25  Types, passes of 512 tokens in turns, 9 rounds, medians, with the second layout and without: Q4_K_M 222,
+            300; Q6_K 269, 268 (it has none on x86); Q8_0 187, 187. Without, one text of 128 tokens: Q4_K_M 339, Q6_K
+            278, Q8_0 208; of 4 tokens: 49, 53, 45 ms. Q4_K_M is the fastest of them here; with it, Q6_K was.
 2026-11-25  Llama.embed's batch, documents: 512: 188, 193; 1024: 177; 2048: 149, 159; its defaults (512, flash attention
             off) 157-167. llama-server's: 512: 169, 2048: 145. The fastest, 512, is what they are measured with.
 2026-11-25  Batches padded to a multiple of 4 tokens, because the repacked kernels go by fours: 5 to 8 tokens 56 ms,
@@ -735,8 +736,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--llama-server", default=shutil.which("llama-server"), help="default: as PATH has it")
     parser.add_argument("--server-arguments", default="-c 32768 -np 64 -fa on")
     parser.add_argument("--llama-bench", default=shutil.which("llama-bench"), help="default: as PATH has it")
-    parser.add_argument("--batch", type=int, default=2048, help="the peers' n_batch and n_ubatch, in tokens")
-    parser.add_argument("--encoder-batch", type=int, default=512, help="the same for MiniLM, which is slower with more")
+    parser.add_argument("--batch", type=int, default=512, help="the peers' n_batch and n_ubatch, in tokens")
+    parser.add_argument("--encoder-batch", type=int, default=512, help="the same for MiniLM")
     parser.add_argument("--peer-python", default=sys.executable, help="has sentence-transformers and onnxruntime")
     parser.add_argument("--onnx", type=Path, help="default: beside --minilm-checkpoint, exported where it is not there")
     parser.add_argument("--million", type=int, nargs="?", const=1_000_000, help="how many texts; default a million")
