@@ -37,7 +37,7 @@ def choose_strategy(model: NativeModel, *, threads: int, pooling: Pooling, asked
         except NativeError as error:
             log.info("Strategy %s does not serve this model: %s", strategy.value, error)
             continue
-        nearest = float(_cosines(found, expected).min())
+        nearest = float(np.min(_cosines(found, expected)))
         if nearest >= LEAST_COSINE:
             log.info("Strategy %s: cosine %.6f or more to llama.cpp's own path.", strategy.value, nearest)
             return strategy
@@ -74,5 +74,4 @@ def _try(model: NativeModel, strategy: Strategy, texts: list[Ids], threads: int)
 
 def _cosines(a: Vectors, b: Vectors) -> Vectors:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: Vectors = (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)
-    return cosines
+    return ((a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)).astype(np.float32)

@@ -308,7 +308,7 @@ class _Batch:
         self.n_tokens = len(tokens)
         self.tokens, self.positions, self.first, self.counts = tokens, positions, first, counts
         # The texts of a token are neighbours, so one row of numbers serves all tokens: from the first, so many.
-        self._numbers = np.arange(int((first + counts).max(initial=0)), dtype=np.int32)
+        self._numbers = np.arange(int(np.max(first + counts, initial=0)), dtype=np.int32)
         self.sequence_pointers = self._numbers.ctypes.data + first.astype(np.uintp) * 4
         self.outputs = np.zeros(self.n_tokens, np.int8)
 

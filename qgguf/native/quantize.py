@@ -71,7 +71,7 @@ def is_finite(type_id: int, data: np.ndarray) -> bool:
         return True
     sign = 1 << (8 * bits.itemsize - 1)
     signed = bits.view(np.int16 if bits.itemsize == 2 else np.int32)
-    return int(signed.max()) < limit and int(bits.max()) < (sign | limit)
+    return int(np.max(signed)) < limit and int(np.max(bits)) < (sign | limit)
 
 
 def quantize_rows(
