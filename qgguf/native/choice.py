@@ -74,4 +74,5 @@ def _try(model: NativeModel, strategy: Strategy, texts: list[Ids], threads: int)
 
 def _cosines(a: Vectors, b: Vectors) -> Vectors:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return ((a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    cosines: Vectors = ((a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return cosines
