@@ -73,7 +73,7 @@ MOST_LANES = 8
 
 # (micro-batch, tokens in a batch) for texts that may be split; (micro-batch, tokens in a batch) for those that are seen
 # in one pass, which a longer text enlarges. The best first; figures: the log in scripts/bench_peers.py.
-_BATCHES = ((512, 1024), (256, 512), (128, 256))
+_BATCHES = ((512, 512), (256, 256), (128, 128))
 _ONE_PASS_BATCHES = ((512, 256), (256, 256))
 _CELL_PADDING = 256
 _POOL_STEP = 2 << 20

@@ -88,7 +88,7 @@ def stopped(embedder: Embedder) -> None:
 
     context = context_of(embedder)
     for before in (embedder.prompts["query"], "another prompt of some words: "):
-        ids = np.array(embedder.token_ids(before + "word " * 500), np.int32)
+        ids = np.array(embedder.token_ids(before + "word " * 340), np.int32)
         with pytest.raises(KeyboardInterrupt):
             context.vectors([ids], embedder._engine.tokenizer.prompt_ids(before), stop)
 
