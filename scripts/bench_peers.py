@@ -61,6 +61,7 @@ import hashlib
 import itertools
 import json
 import os
+import queue
 import shutil
 import socket
 import statistics
@@ -420,7 +421,21 @@ def serve(name: str, settings: dict[str, Any]) -> None:
         answers.flush()
 
     answer({"open_seconds": time.perf_counter() - started, "about": side.about})
-    for line in sys.stdin:
+    close = getattr(side, "close", lambda: None)
+    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    at_work = threading.Event()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            at_work.set()
+            jobs.put(line)
+        if at_work.is_set():  # who asked is gone: nobody waits for the answer, and others need the cores
+            close()
+            os._exit(1)
+        jobs.put("")
+
+    threading.Thread(target=listen, daemon=True).start()
+    while line := jobs.get():
         job = json.loads(line)
         groups = [[text] for text in job["texts"]] if job["apart"] else [job["texts"]]
         seconds, vectors = [], []
@@ -430,8 +445,9 @@ def serve(name: str, settings: dict[str, Any]) -> None:
             seconds.append(time.perf_counter() - started)
             vectors.append(found)
         np.save(job["out"], np.concatenate(vectors))
+        at_work.clear()
         answer({"seconds": seconds, "about": side.about})
-    getattr(side, "close", lambda: None)()
+    close()
 
 
 # The side that asks
