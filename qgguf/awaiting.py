@@ -76,13 +76,16 @@ class Waiters:
         context = contextvars.copy_context()
         context.run(_cancellation.set, cancellation)
         with self._lock:
-            if self._closed:
-                return work()  # says that the Embedder is closed, and needs no thread for it
-            if self._pool is None:
+            if self._pool is None and not self._closed:
                 self._pool = ThreadPoolExecutor(MOST_WAITERS, thread_name_prefix="qgguf-await")
-            result = asyncio.get_running_loop().run_in_executor(self._pool, context.run, work)
+            future: asyncio.Future[R] | None = None
+            if self._pool is not None:
+                # Before the lock is let go: a pool that is closed meanwhile takes nothing.
+                future = asyncio.get_running_loop().run_in_executor(self._pool, context.run, work)
+        if future is None:
+            return work()  # it says that the Embedder is closed, and needs no thread for that
         try:
-            return await result
+            return await future
         except BaseException:
             cancellation.cancel()
             raise
