@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ from qgguf.gguf_header import read_header
 # llama.cpp's threads wait for each other in a busy loop, which on a machine with other work costs several times the
 # time of the whole suite. Read by OpenMP when the binding is loaded, here and in the processes that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Started in the background by a shell, the suite and the programs that it starts would be deaf to the Ctrl-C it sends.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # A busy machine is slow, not wrong: no example is failed for its time.
