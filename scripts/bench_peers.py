@@ -56,7 +56,7 @@ random weights and the real MiniLM; tokens per second unless it says otherwise.
 2026-11-25  MiniLM F16, times as fast, 5 rounds: 1.07 Llama.embed, 3.22 its defaults, 1.15 llama-server, 1.13
             sentence-transformers, 0.99 ONNX Runtime. Q8_0, 5 rounds, some beside other work or across a stop of the
             machine: 1.27, 2.99, 1.11, 1.17, 1.17.
-2026-11-25  100,000 short texts, tiny model, batches of 1024: 71 s, 3.7 % of it outside native calls (a little too low:
+2026-11-25  100,000 short texts, tiny model, batches of 1024: 71 s, 3.7 % of it outside native calls (up to 1 % too low:
             10,000 texts tokenised after the clock had stopped counted as inside; mended since, not run again), resident
             memory 242.0 to 242.3 MB. A million has not been run to its end.
 """
