@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from lanes import WatchedLanes, until
 
 from qgguf import Embedder
+from qgguf import texts as text_lists
 from qgguf.awaiting import MOST_WAITERS
 from qgguf.errors import NativeError, TextError, TextTooLongError
 
@@ -230,7 +232,8 @@ def test_cancelling_stops_the_tokenising_too(qwen3: Embedder):
 
     tokenizer.ids = counted
     try:
-        asyncio.run(main())
+        with patch.multiple(text_lists, WINDOW_TEXTS=1_000_000, WINDOW_CHARACTERS=1_000_000_000):
+            asyncio.run(main())
         until(lambda: qwen3._engine._life._n_calls == 0)
     finally:
         del tokenizer.ids

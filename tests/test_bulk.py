@@ -70,13 +70,16 @@ def test_windows_of_small_vectors(precision: str, qwen3: Embedder):
         assert cosines(found, whole).min() >= 0.999
 
 
+# Of few texts, so that most come twice, and enough for several windows.
+good_texts = st.builds(str.__add__, st.sampled_from(["good é", "x", "", "text " * 30]), st.sampled_from("abcdef"))
+
+
 @settings(max_examples=40)
-@given(st.lists(st.sampled_from(["good é", "x", "", "fine 한", "text " * 30]), max_size=30), st.data())
+@given(st.lists(good_texts, max_size=40), st.data())
 def test_a_bad_text_is_named_by_the_callers_place(poisoned: Embedder, texts: list[str], data: st.DataObject):
     """However many windows and equal texts are before it, and however many more there are."""
     for _ in range(data.draw(st.integers(1, 3))):
         texts.insert(data.draw(st.integers(0, len(texts))), data.draw(st.sampled_from(["\a", "sick \a", "é \a 한"])))
-    texts = [f"{text}{number % 11}" for number, text in enumerate(texts)]
     first = next(index for index, text in enumerate(texts) if "\a" in text)
 
     with patch.multiple(text_lists, **SMALL), pytest.raises(TextError) as caught:
