@@ -185,13 +185,8 @@ class Scheduler:
         """
         if not call.ended:
             try:
-                with self._lock:
-                    call.turn = next(self._turns)
-                    self._calls[call] = None
-                while (lane := self._lane_for(call)) is not None:
-                    if not call.ended:
-                        self._step(lane)
-                    self._release(lane)
+                # A function of its own: an interrupt as a loop jumps back is past `except` in Python 3.13.
+                self._serve(call)
             except BaseException as error:
                 self._leave(call, error)
                 raise
@@ -211,6 +206,16 @@ class Scheduler:
             self._changed.wait_for(lambda: not self._under_way)
 
     # Who computes. The lock is held where a docstring does not say otherwise.
+
+    def _serve(self, call: Call) -> None:
+        """Compute whatever there is until the call has ended. Takes the lock."""
+        with self._lock:
+            call.turn = next(self._turns)
+            self._calls[call] = None
+        while (lane := self._lane_for(call)) is not None:
+            if not call.ended:
+                self._step(lane)
+            self._release(lane)
 
     def _lane_for(self, call: Call) -> Lane | None:
         """Sleep until the call has a lane with something to compute, or has ended (None). Takes the lock."""
