@@ -291,6 +291,23 @@ def test_an_interrupt_inside_llama_cpp_is_heard(qwen3_f16: Path, tmp_path: Path)
     assert (done.stdout.decode(), done.stderr) == ("heard True\n" * 4 + "(256,)\n", b"")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no SIGUSR1 there")
+def test_a_signal_that_raises_nothing_stops_nothing(qwen3_f16: Path, tmp_path: Path):
+    """A program's own handler runs, and the vectors are those of a quiet call."""
+    code = (
+        "import os, signal, threading, time\nimport numpy as np\nfrom qgguf import Embedder\n"
+        f"model = Embedder({str(qwen3_f16)!r}, max_tokens=8192)\n"
+        "text, came = 'many é 한 😉 words ' * 900, []\nsignal.signal(signal.SIGUSR1, lambda *_: came.append(1))\n"
+        "expected = model.encode(text)\n"
+        "for number in range(1, 40):\n"
+        "    threading.Timer(number / 40, os.kill, (os.getpid(), signal.SIGUSR1)).start()\n"
+        "print(np.array_equal(model.encode(text), expected), len(came) > 3)\n"
+        "time.sleep(1.2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, timeout=60)
+    assert (done.stdout.decode(), done.stderr) == ("True True\n", b"")
+
+
 def test_logs_are_shown_when_asked_for(minilm_q8: Path, tmp_path: Path):
     """Nothing by default; llama.cpp's own lines with -vv, before or after the command."""
     for arguments in (["-vv", "embed"], ["embed", "-vv"]):

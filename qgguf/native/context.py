@@ -183,6 +183,8 @@ class NativeContext:
 
     def _forget(self, *, data: bool) -> None:
         self._kept.clear()
+        if self._rows:
+            self._rows.discard()
         if self._memory:
             binding.llama().llama_memory_clear(self._memory, data)
 
@@ -273,7 +275,7 @@ class NativeContext:
             code = call(self._handle, part)
         else:
             with HeldSignals() as held:
-                self._rows.stop = held.noted
+                self._rows.stop = held.stops
                 code = call(self._handle, part)
         if code != 0:
             what = DECODE_CODES.get(code, "an unknown failure")
@@ -380,6 +382,10 @@ class _RowReader:
             self._get(tensor, rows.ctypes.data, 0, rows.nbytes)
             self._blocks.append(rows)
         return False
+
+    def discard(self) -> None:
+        """Forget rows that were read and never taken: an interrupt came between."""
+        self._blocks = []
 
     def take(self, n_rows: int) -> Vectors:
         """The rows read since the last call, which must be `n_rows`."""

@@ -13,12 +13,14 @@ class HeldSignals:
     """A context in which signals are only noted; on leaving it their handlers run, and what they raise is raised.
 
     noted  the signals that came: true as soon as there is one
+    stops  those of them that are sure to raise (Ctrl-C, where nobody took it over): what runs is to be stopped
 
     Python runs handlers in the main thread, so anywhere else this does nothing.
     """
 
     def __init__(self) -> None:
         self.noted: list[int] = []
+        self.stops: list[int] = []
         self._handlers: dict[int, Handler] = {}
 
     def __enter__(self) -> "HeldSignals":
@@ -38,3 +40,5 @@ class HeldSignals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.noted.append(number)
+        if self._handlers[number] is signal.default_int_handler:
+            self.stops.append(number)
