@@ -1,7 +1,6 @@
 """Engine: a model that is open to compute, for any number of threads, until it is closed."""
 
 import logging
-import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +13,13 @@ from qgguf.batching import Ids
 from qgguf.errors import DeviceError, DeviceMemoryError, NativeError, QgError
 from qgguf.gguf_file import Header, sizes_of
 from qgguf.host_memory import host_memory
-from qgguf.memory import KEPT_TOKENS, ModelSizes, in_gigabytes, worth_repacking
+from qgguf.memory import KEPT_TOKENS, ModelSizes, in_gigabytes
 from qgguf.native.choice import check_strategy, choose_strategy
 from qgguf.native.context import NativeContext, Strategy
 from qgguf.native.devices import list_backends, list_devices
 from qgguf.native.model import NativeModel
 from qgguf.placement import Resources, Wanted, needed, next_smaller, place, place_on_cpu
-from qgguf.processor import read_processor
+from qgguf.processor import types_to_repack
 from qgguf.scheduler import Between, Call, Scheduler, Vectors
 from qgguf.spec import ModelSpec, Pooling
 from qgguf.tokenizer import Tokenizer
@@ -95,7 +94,8 @@ class Engine:
                 raise
             log.warning("%s", error)
             self.placement = place_on_cpu(sizes, self._wanted, resources, "the GPU is gone")
-            tried = ""
+            self._load(strategy)
+            return
         try:
             self._load(strategy)
         except DeviceMemoryError as error:
@@ -211,9 +211,7 @@ class Engine:
 
 def resources_now() -> Resources:
     """Devices and memory as they are now."""
-    return Resources(
-        list_devices(), list_backends(), host_memory(), worth_repacking(platform.machine(), read_processor().flags)
-    )
+    return Resources(list_devices(), list_backends(), host_memory(), types_to_repack())
 
 
 class _Cores:

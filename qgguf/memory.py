@@ -512,14 +512,14 @@ def _preferences(
 ) -> Iterator[Settings]:
     """Settings with so many layers on the GPU, the most wanted first."""
     whole = n_gpu in (0, sizes.n_layers)
-    kv_types = _kv_types(sizes) if kv_type is None else (kv_type,)
+    types = _kv_types(sizes)
+    groups = [[name for name in types if name != "q4_0"], [name for name in types if name == "q4_0" and whole]]
     sequences = n_sequences_of(sizes.vocab_size)
     lanes = 1 if sizes.causal or n_gpu else max(1, min(threads, MOST_LANES))
     limits = [limit]
     while may_cut and whole and limits[-1] // 2 >= SMALLEST_LIMIT:
         limits.append(limits[-1] // 2)
-    named_first = [name for name in kv_types if name != "q4_0" or kv_type is not None]
-    for names in (named_first, ["q4_0"] if whole and "q4_0" in set(kv_types) - set(named_first) else []):
+    for names in groups if kv_type is None else [[kv_type]]:
         for tokens in limits:
             for micro_batch, batch in _BATCHES if sizes.last_rows else _ONE_PASS_BATCHES:
                 # Prompts that are kept count in a batch until it is known that all of its texts begin with one.

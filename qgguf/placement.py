@@ -75,19 +75,17 @@ def place(sizes: ModelSizes, wanted: Wanted, resources: Resources) -> Placement:
     device, why = choose_device(wanted.device, resources.devices, resources.backends)
     if device.is_gpu:
         try:
-            found = _fit(sizes, wanted, resources, _vram(device, wanted))
+            return _told(Placement(device, _fit(sizes, wanted, resources, _vram(device, wanted)), why))
         except BudgetError as error:
             if wanted.device != "auto":
                 raise BudgetError(f"{device}: {error}") from None
             log.warning("Not on %s: %s", device, error)
-            device, why = choose_device("cpu", resources.devices, resources.backends)[0], "the GPU has too little room"
-        else:
-            return _told(Placement(device, found, why))
-    return _told(Placement(device, _fit(sizes, wanted, resources, None), why))
+            why = "the GPU has too little room"
+    return place_on_cpu(sizes, wanted, resources, why)
 
 
 def place_on_cpu(sizes: ModelSizes, wanted: Wanted, resources: Resources, why: str) -> Placement:
-    """The same without a GPU, for a reason that came up later."""
+    """The same without a GPU."""
     device, _ = choose_device("cpu", resources.devices, resources.backends)
     return _told(Placement(device, _fit(sizes, wanted, resources, None), why))
 

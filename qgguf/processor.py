@@ -4,6 +4,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from qgguf.memory import worth_repacking
+
 _CPUINFO = Path("/proc/cpuinfo")
 
 # llama.cpp's words (llama_print_system_info) -> Linux's (/proc/cpuinfo). Instructions only: OPENMP, REPACK and the like
@@ -59,6 +61,11 @@ def read_processor(cpuinfo: Path = _CPUINFO) -> Processor:
         pass
     name = said.get("model name") or platform.processor() or platform.machine() or "unknown"
     return Processor(name, frozenset((said.get("flags") or said.get("Features") or "").split()))
+
+
+def types_to_repack() -> frozenset[str]:
+    """Types of weights that are to have a second layout on this machine: see `qgguf.memory.worth_repacking`."""
+    return worth_repacking(platform.machine(), read_processor().flags)
 
 
 def compiled_in(system_info: str) -> tuple[str, ...]:

@@ -10,6 +10,11 @@ def resident_bytes() -> int | None:
     return _read("VmRSS")
 
 
+def own_resident_bytes() -> int | None:
+    """Bytes in memory now without mapped files; None where the system does not say."""
+    return _read("RssAnon")
+
+
 def peak_resident_bytes() -> int | None:
     """The most that it was since the process began; None where the system does not say."""
     return _read("VmHWM")

@@ -22,9 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for use from 
 
 from qgguf import Embedder
 from qgguf.memory import in_gigabytes
-from qgguf.resident import peak_resident_bytes
-
-_STATUS = Path("/proc/self/status")
+from qgguf.resident import own_resident_bytes, peak_resident_bytes
 
 
 class Anonymous:
@@ -46,8 +44,7 @@ class Anonymous:
         self._look()
 
     def _look(self) -> None:
-        lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
-        self.peak_bytes = max(self.peak_bytes, int(lines["RssAnon"].split()[0]) * 1024)
+        self.peak_bytes = max(self.peak_bytes, own_resident_bytes() or 0)
 
 
 def text_of(model: Embedder, n_tokens: int) -> str:
@@ -69,7 +66,7 @@ def main() -> None:
     parser.add_argument("--kv-type", choices=("f16", "q8_0", "q4_0"))
     parser.add_argument("--ram")
     options = parser.parse_args()
-    if not _STATUS.exists():
+    if own_resident_bytes() is None:
         raise SystemExit("Error: this needs Linux's /proc.")
     with Anonymous() as own:
         started = time.perf_counter()

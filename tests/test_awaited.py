@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from comparing import cosines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lanes import WatchedLanes, until
@@ -36,11 +37,6 @@ def qwen3(small_qwen3: Path) -> Iterator[Embedder]:
 def minilm(minilm_f16: Path) -> Iterator[Embedder]:
     with Embedder(minilm_f16) as embedder:
         yield embedder
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = np.atleast_2d(a).astype(np.float64), np.atleast_2d(b)
-    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 async def happens(what: Any) -> None:

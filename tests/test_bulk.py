@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from comparing import cosines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,10 +19,6 @@ from qgguf.errors import TextError
 
 SMALL = {"WINDOW_TEXTS": 7, "WINDOW_CHARACTERS": 120}
 MAX_TOKENS = 40
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a.astype(np.float64) * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from comparing import cosines
 from gguf_bytes import QWEN3, gguf, save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,11 +23,6 @@ from qgguf.errors import (
 )
 
 TEXTS = ["The cat sat.", "é 한 😉", "", "def f(x): return x", "नमस्ते दुनिया", "a " * 300, "\n\t ", "e\u0301"]
-
-
-def cosines(a, b):
-    a, b = np.atleast_2d(a).astype(np.float64), np.atleast_2d(b).astype(np.float64)
-    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 @pytest.fixture(scope="module")

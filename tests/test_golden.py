@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparing import cosines
 from fetch_minilm import sha256
 from texts import ENGLISH, GOLDEN, QUERIES
 
@@ -52,11 +53,6 @@ def opened(goldens: dict[str, Golden], request: pytest.FixtureRequest, tmp_path:
     with Embedder(path) as model:
         yield goldens[name], model
     path.unlink()
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each row of one with the same row of the other."""
-    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparing import cosines
 from lanes import WatchedLanes, until
 
 from qgguf import Embedder
@@ -13,10 +14,6 @@ from qgguf.errors import NativeError, TextError
 from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext
 
 TEXTS = ["é 한 😉", "x", "The harbour office, 1897."]
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a.astype(np.float64) * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparing import cosines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lanes import WatchedLanes, until
@@ -21,11 +22,6 @@ from qgguf.spec import Pooling
 
 CELLS, MICRO_BATCH, VOCABULARY = 256, 96, 2074
 Ids = tuple[int, ...]
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = np.atleast_2d(a).astype(np.float64), np.atleast_2d(b).astype(np.float64)
-    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 def assert_equal_vectors(found: np.ndarray, expected: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from qgguf.cli.budget import as_bytes
+from qgguf.memory import KV_TYPES
 from qgguf.settings import DEVICES, MOST_THREADS
 
 
@@ -45,12 +46,16 @@ def memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=as_bytes,
         help="The host's memory. Default: what the machine or its container has.",
     )
-    kv_type = click.option(
+    return vram(ram(kv_type_option(command)))
+
+
+def kv_type_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --kv-type."""
+    return click.option(
         "--kv-type",
-        type=click.Choice(["f16", "q8_0", "q4_0"]),
+        type=click.Choice(list(KV_TYPES)),
         help="Precision of the KV cache. Default: f16, or what the memory asks for.",
-    )
-    return vram(ram(kv_type(command)))
+    )(command)
 
 
 def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ import click
 
 from qgguf.cli.budget import as_bytes
 from qgguf.cli.logs import verbose_option
+from qgguf.cli.model_option import kv_type_option
 from qgguf.cli.models import readable
 
 if TYPE_CHECKING:
@@ -32,9 +33,7 @@ _LETTERS = {"L": "layers", "O": "output", "E": "token embedding", "K": "KV cache
 @click.option(
     "--max-tokens", type=click.IntRange(min=4), help="Longest text. Without it: the model's own, or what fits."
 )
-@click.option(
-    "--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), help="The KV cache's type. Without it: what fits."
-)
+@kv_type_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @verbose_option
 def plan(
@@ -50,23 +49,16 @@ def plan(
     qgguf plan qwen3-embedding-4b --vram 3GB --max-tokens 32768
     qgguf plan model.gguf --ram 2GB
     """
-    import platform
-
     from qgguf.cores import usable_cores
     from qgguf.gguf_file import sizes_of
-    from qgguf.memory import larger_plan, smaller_plan, worth_repacking
+    from qgguf.memory import larger_plan, smaller_plan
     from qgguf.memory import plan as fit
-    from qgguf.processor import read_processor
+    from qgguf.processor import types_to_repack
     from qgguf.settings import threads_setting, vram_setting
 
-    vram = vram_setting(vram)
-
+    vram, threads, repacked = vram_setting(vram), threads_setting(None) or usable_cores(), types_to_repack()
     header, spec, where = _read(model)
     sizes = sizes_of(header, spec)
-    threads, repacked = (
-        threads_setting(None) or usable_cores(),
-        worth_repacking(platform.machine(), read_processor().flags),
-    )
     found = fit(sizes, vram=vram, ram=ram, max_tokens=max_tokens, kv_type=kv_type, threads=threads, repacked=repacked)
     larger, smaller = (
         next_to(sizes, found, max_tokens=max_tokens, kv_type=kv_type, threads=threads, repacked=repacked)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qgguf import __version__, hub
 from qgguf.builds import BINDING_VERSION, compile_line, wheel_line
@@ -20,6 +20,8 @@ from qgguf.host_memory import HostMemory, host_memory
 from qgguf.hub.catalogue import CATALOGUE
 from qgguf.processor import compiled_in, lacking, read_processor, unused
 from qgguf.settings import device_setting, threads_setting, vram_setting
+
+Value = TypeVar("Value")
 
 LEAST_COSINE = 0.999
 """To llama.cpp's own path on the same device; quantised weights round differently for one row than for many."""
@@ -102,7 +104,9 @@ def examine(
     show       makes a progress bar from its title
     """
     findings: list[Finding] = []
-    device, threads, vram = _asked_device(findings), _asked_threads(findings), _asked_vram(findings)
+    device = _asked(device_setting, "QGGUF_DEVICE", "auto", findings)
+    threads = _asked(threads_setting, "QGGUF_THREADS", None, findings)
+    vram = _asked(vram_setting, "QGGUF_VRAM", None, findings)
     memory, cores, graphics, processor = host_memory(), read_cores(), read_graphics(), read_processor()
     said = ask("binding", {"device": device})
     compiled = compiled_in(said.get("system_info", ""))
@@ -146,28 +150,13 @@ def examine(
     )
 
 
-def _asked_device(findings: list[Finding]) -> str:
+def _asked(setting: Callable[[None], Value], variable: str, otherwise: Value, findings: list[Finding]) -> Value:
+    """What the environment says, or what is taken where that is wrong."""
     try:
-        return device_setting(None)
+        return setting(None)
     except QgError as error:
-        findings.append(Finding("settings", True, str(error), ("unset QGGUF_DEVICE",)))
-        return "auto"
-
-
-def _asked_threads(findings: list[Finding]) -> int | None:
-    try:
-        return threads_setting(None)
-    except QgError as error:
-        findings.append(Finding("settings", True, str(error), ("unset QGGUF_THREADS",)))
-        return None
-
-
-def _asked_vram(findings: list[Finding]) -> int | None:
-    try:
-        return vram_setting(None)
-    except QgError as error:
-        findings.append(Finding("settings", True, str(error), ("unset QGGUF_VRAM",)))
-        return None
+        findings.append(Finding("settings", True, str(error), (f"unset {variable}",)))
+        return otherwise
 
 
 def _threads(cores: Cores, asked: int | None) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing import Any
 
 Handler = Callable[[int, FrameType | None], Any]
 
+# Asked once: it takes ten times as long as all the rest of holding them.
+_SIGNALS = tuple(signal.valid_signals())
+
 
 class HeldSignals:
     """A context in which signals are only noted; on leaving it their handlers run, and what they raise is raised.
@@ -25,7 +28,7 @@ class HeldSignals:
 
     def __enter__(self) -> "HeldSignals":
         if threading.current_thread() is threading.main_thread():
-            for number in signal.valid_signals():
+            for number in _SIGNALS:
                 handler = signal.getsignal(number)
                 if callable(handler):
                     self._handlers[number] = handler
