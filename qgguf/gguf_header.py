@@ -225,19 +225,27 @@ class _Parser:
         return [self.value(item_type, depth + 1) for _ in range(count)]
 
     def strings(self, count: int) -> list[str]:
-        """`count` strings; the vocabulary's hot loop, so lengths are read without a call each."""
+        """`count` strings; the vocabulary's hot loop, so nothing is called or looked up that need not be."""
         self.need(count * 8)
         unpack, out = struct.Struct("<Q").unpack_from, []
+        data, at, held = self.data, self.at, len(self.data)
         for _ in range(count):
-            if self.at + 8 > len(self.data):
-                self.need(8)
-            (n_bytes,) = unpack(self.data, self.at)
-            start = self.at + 8
-            if start + n_bytes > len(self.data):
-                self.need(8 + n_bytes)
-            self.at = start + n_bytes
-            out.append(self.data[start : self.at].decode("utf-8", "surrogateescape"))
+            start = at + 8
+            if start > held:
+                data, held = self.more(at, 8)
+            stop = start + unpack(data, at)[0]
+            if stop > held:
+                data, held = self.more(at, stop - at)
+            out.append(data[start:stop].decode("utf-8", "surrogateescape"))
+            at = stop
+        self.at = at
         return out
+
+    def more(self, at: int, n_bytes: int) -> tuple[bytes, int]:
+        """The data, and how much it is, with `n_bytes` from `at` on among them."""
+        self.at = at
+        self.need(n_bytes)
+        return self.data, len(self.data)
 
     def header(self) -> Header:
         if self.data[:4] != MAGIC:

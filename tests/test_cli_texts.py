@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -23,8 +23,6 @@ LINES = st.lists(st.text(st.characters(exclude_characters="\n\r", exclude_catego
 FLOATS = arrays(np.float32, st.integers(1, 8), elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
 
 
-# A busy machine is no failure.
-@settings(deadline=None)
 @given(LINES, st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_lines_come_back_as_they_were_joined(lines: list[str], end: str, bom: bool):
     """Each line that ends is one text, whatever letters are in it; a byte order mark is dropped."""
@@ -33,7 +31,6 @@ def test_lines_come_back_as_they_were_joined(lines: list[str], end: str, bom: bo
         assert split_lines(data, "x") == lines
 
 
-@settings(deadline=None)
 @given(LINES.filter(lambda lines: bool(lines) and bool(lines[-1])))
 def test_the_last_line_need_not_end(lines: list[str]):
     """With or without a last newline it is the same texts."""
@@ -76,7 +73,6 @@ def test_what_is_not_utf8_names_its_line(data: bytes, message: str | None):
     assert message is None or caught.value.message == message
 
 
-@settings(deadline=None)
 @given(FLOATS)
 def test_numbers_give_the_same_float32_back(vector: np.ndarray):
     """Parsed as JSON or by float32 itself, each number is the one that was written."""
@@ -175,7 +171,6 @@ def test_width_counts_columns(text: str, columns: int):
     assert width(text) == columns
 
 
-@settings(deadline=None)
 @given(st.text(), st.integers(2, 30))
 def test_a_shortened_text_fits_on_its_line(text: str, columns: int):
     """Never wider than asked, never more than one line, and whole where it fits."""

@@ -78,7 +78,7 @@ def test_a_batch_gives_what_each_text_gives_alone(either):
     np.testing.assert_array_equal(together[0], together[2])
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.text(max_size=40), max_size=80))
 def test_any_list_of_texts_gives_unit_vectors_in_order(qwen3, texts):
     """Whatever the texts, a row each, finite, of length 1, equal to the text's own."""
@@ -545,7 +545,7 @@ beginnings = st.sampled_from(["", TITLE, TITLE + "Chapter one. ", "a", "a b"])
 chunks = st.lists(st.tuples(beginnings, st.text(max_size=12)).map("".join), min_size=1, max_size=90)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(chunks, st.sampled_from([None, "query", "similarity", "document"])), min_size=1, max_size=4))
 def test_shared_beginnings_change_no_vector(qwen3, small_qwen3, calls):
     """Texts that begin alike, or like a prompt that was kept, have the vectors of the plain path, call after call."""

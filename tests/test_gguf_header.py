@@ -139,7 +139,7 @@ def test_a_hostile_header_is_refused(tmp_path, what):
         read_header(save(tmp_path / "hostile.gguf", HOSTILE[what]))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_flipped_bytes_never_escape_as_other_errors(tmp_path, data):
     """Random damage gives a header or a ModelFileError, nothing else."""

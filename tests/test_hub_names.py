@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import COMMIT, Hub, Repo, serve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from processes import ask_hub
 
@@ -203,8 +203,6 @@ def test_short_names_go_both_ways():
 QUANTS = ["Q8_0", "Q4_0", "Q4_K", "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "IQ4_XS", "IQ4_NL", "F16", "BF16", "F32"]
 
 
-# A busy machine is no failure.
-@settings(deadline=None)
 @given(
     st.sampled_from(QUANTS),
     st.sampled_from(["m-{}.gguf", "m.{}.gguf", "M_{}.GGUF", "{}/m-{}.gguf", "ggml-model-{}.gguf"]),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from llama_quantize import llama_quantize
 
@@ -71,7 +71,7 @@ def write_zeros(path: Path, shapes: dict[str, tuple[int, ...]], model: Model, di
     return path
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(
     quant=st.sampled_from(list(QUANTS)),
     layers=st.integers(1, 20),

@@ -204,7 +204,7 @@ ANYTHING = st.text(st.characters(exclude_categories=["Cs"]))
 MIXED = st.lists(st.one_of(st.sampled_from(FRAGMENTS), ANYTHING), max_size=12).map("".join)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(text=MIXED)
 def test_random_texts_qwen3(qwen3: Pair, text: str):
     """Whatever the text, the ids are Hugging Face's."""
@@ -212,7 +212,7 @@ def test_random_texts_qwen3(qwen3: Pair, text: str):
     assert pair_ids[0] == pair_ids[1]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(text=MIXED)
 def test_random_texts_minilm(minilm: Pair, text: str):
     """Whatever the text, the ids are Hugging Face's."""

@@ -190,6 +190,7 @@ def _write(
     check_room(part.parent, total_bytes)
     with told(part), part.open("r+b") as file:
         file.truncate(total_bytes)
+    checksums.undisturbed()
     stream(jobs, part, len(first), threads, on_progress, disk.wrote)
     final = header(checksums.wait())
     with told(part), part.open("r+b") as file:
