@@ -277,8 +277,9 @@ def worth_repacking(machine: str, flags: frozenset[str]) -> frozenset[str]:
     flags    instruction sets in Linux's words; empty where they are not known
 
     llama.cpp multiplies K-types in tiles, but not those in the second layout. On 2 cores of an AMD EPYC, the 0.6B shape
-    in Q4_K_M: documents 223 to 234 tok/s with it, 315 to 336 without; a query with 9 tokens of its own 66 and 72 ms. On
-    AVX2 and ARM llama.cpp's own choice stands, unmeasured.
+    in Q4_K_M: documents 223 to 234 tok/s with it, 315 to 336 without; a query with 8 tokens of its own 61 and 70 ms.
+    With llama.cpp compiled for AVX2 alone, on the same: documents 152 with it, 164 without; the query 87 and 138 ms. On
+    ARM llama.cpp's own choice stands, unmeasured.
     """
     k_types = {"Q4_K", "Q5_K", "Q6_K"} if "avx512_vnni" in flags else set()
     return repacked_on(machine) - k_types
