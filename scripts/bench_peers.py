@@ -42,17 +42,17 @@ random weights and the real MiniLM; tokens per second unless it says otherwise.
             tokens (1, 4, 9, 16): 16, 49, 72, 81 ms against 12, 33, 66, 78 ms. llama.cpp has tiled kernels for K-types,
             and does not use them on repacked weights. Won for documents; the 4B takes 1.7 GB less. With and without
             mmap: no difference.
-2026-11-25  The second layout with llama.cpp compiled for AVX2 alone, both in turns, 7 rounds, medians: documents 152 with
-            it, 164 without; one query by its own tokens (1, 4, 8, 16): 17, 41, 87, 123 ms against 20, 60, 138, 129. It
-            stays there: a query counts for more than 8 % of documents.
-2026-11-25  One query by its own tokens, without the second layout, 9 rounds, medians of native calls: 1: 18 ms, 4: 50, 7:
-            74, 8: 70, 9: 72, 16: 80, 32: 128, 64: 215. The tiled kernels unpack all weights once for up to 16 tokens,
-            60 ms; below 8 tokens llama.cpp multiplies one by one, 8 ms each. A quarter of that is not to be had from
-            outside: libgomp is 5 % of it, the callback's questions 3 %, attention 6 %; OMP_WAIT_POLICY=active and
+2026-11-25  The second layout with llama.cpp compiled for AVX2 alone, both in turns, 7 rounds, medians: documents 152
+            with it, 164 without; one query by its own tokens (1, 4, 8, 16): 17, 41, 87, 123 ms against 20, 60, 138,
+            129. It stays there: a query counts for more than 8 % of documents.
+2026-11-25  One query by its own tokens, without the second layout, 9 rounds, medians of native calls: 1: 18 ms, 4: 50,
+            7: 74, 8: 70, 9: 72, 16: 80, 32: 128, 64: 215. The tiled kernels unpack all weights once for up to 16
+            tokens, 60 ms; below 8 tokens llama.cpp multiplies one by one, 8 ms each. A quarter of that is not to be had
+            from outside: libgomp is 5 % of it, the callback's questions 3 %, attention 6 %; OMP_WAIT_POLICY=active and
             OMP_PROC_BIND change nothing. So 4 times Llama.embed (175-200 ms) is out of reach of these kernels here.
-2026-11-25  The batches of a call cut to like sizes, so that no rest of a few tokens is left: 63 queries, 11 rounds, 1.00
-            times as fast (0.85-1.16); 14 documents, 5 rounds, 1.02 (0.98-1.07); MiniLM, 14 and 100 documents, 15 rounds,
-            0.99. Lost.
+2026-11-25  The batches of a call cut to like sizes, so that no rest of a few tokens is left: 63 queries, 11 rounds,
+            1.00 times as fast (0.85-1.16); 14 documents, 5 rounds, 1.02 (0.98-1.07); MiniLM, 14 and 100 documents, 15
+            rounds, 0.99. Lost.
 2026-11-25  The same without the second layout, 6 rounds in turns, some beside other work, medians (best): 512/512: 391
             (403); 256/256: 396 (399); 1024/512: 370 (378); 1024/256: 346 (384); 1024/1024: 353 (377); 2048/512: 373
             (380); 2048/128: 349 (358). Masked attention, 17 % of the time at 1024/512, sees fewer cells. 6 % to be had
@@ -62,18 +62,18 @@ random weights and the real MiniLM; tokens per second unless it says otherwise.
             278, Q8_0 208; of 4 tokens: 49, 53, 45 ms. Q4_K_M is the fastest of them here; with it, Q6_K was.
 2026-11-25  Llama.embed's batch, documents: 512: 188, 193; 1024: 177; 2048: 149, 159; its defaults (512, flash attention
             off) 157-167. llama-server's: 512: 169, 2048: 145. The fastest, 512, is what they are measured with.
-2026-11-25  Batches padded to a multiple of 4 tokens, because the repacked kernels go by fours: 5 to 8 tokens 56 ms,
-            9 to 12 tokens 73 ms; unpadded 9 took 67 ms. Lost.
+2026-11-25  Batches padded to a multiple of 4 tokens, because the repacked kernels go by fours: 5 to 8 tokens 56 ms, 9
+            to 12 tokens 73 ms; unpadded 9 took 67 ms. Lost.
 2026-11-25  MiniLM F16, times as fast, 5 rounds: 1.07 Llama.embed, 3.22 its defaults, 1.15 llama-server, 1.13
             sentence-transformers, 0.99 ONNX Runtime. Q8_0, 5 rounds, some beside other work or across a stop of the
             machine: 1.27, 2.99, 1.11, 1.17, 1.17.
-2026-11-25  MiniLM by type, documents, 7 rounds in turns, medians: BF16 7621, Q4_0 7300, Q6_K 6272, Q8_0 6031, Q4_K_M 5922,
-            F16 5338, F32 4898. BF16 against the peers, 5 rounds: 1.23 Llama.embed, 4.08 its defaults, 1.38
+2026-11-25  MiniLM by type, documents, 7 rounds in turns, medians: BF16 7621, Q4_0 7300, Q6_K 6272, Q8_0 6031, Q4_K_M
+            5922, F16 5338, F32 4898. BF16 against the peers, 5 rounds: 1.23 Llama.embed, 4.08 its defaults, 1.38
             llama-server, 1.42 sentence-transformers, 1.36 ONNX Runtime. F16: 1.20, 3.24, 1.17, 1.02, 0.95.
 2026-11-25  0.6B by type, 7 rounds in turns, medians, documents and one query of 8 own tokens: Q4_K_M 399, 66 ms; Q5_K_M
             399, 66; IQ4_XS 388, 58; Q4_0 267, 45; Q8_0 203, 62.
-2026-11-25  1,000,000 short texts in one call, tiny model: 754 s, 22,658 tokens/s, 4.3 % of it outside native calls, resident
-            memory 430 MB at each tenth of the way. 100,000, batches of 1024: 71 s, 242 MB.
+2026-11-25  1,000,000 short texts in one call, tiny model: 754 s, 22,658 tokens/s, 4.3 % of it outside native calls,
+            resident memory 430 MB at each tenth of the way. 100,000, batches of 1024: 71 s, 242 MB.
 """
 
 import argparse
