@@ -56,7 +56,7 @@ random weights and the real MiniLM; tokens per second unless it says otherwise.
 2026-11-25  The same without the second layout, 6 rounds in turns, some beside other work, medians (best): 512/512: 391
             (403); 256/256: 396 (399); 1024/512: 370 (378); 1024/256: 346 (384); 1024/1024: 353 (377); 2048/512: 373
             (380); 2048/128: 349 (358). Masked attention, 17 % of the time at 1024/512, sees fewer cells. 6 % to be had
-            with batches of 512, taken after the figures in README.
+            with batches of 512, taken.
 2026-11-25  Types, passes of 512 tokens in turns, 9 rounds, medians, with the second layout and without: Q4_K_M 222,
             300; Q6_K 269, 268 (it has none on x86); Q8_0 187, 187. Without, one text of 128 tokens: Q4_K_M 339, Q6_K
             278, Q8_0 208; of 4 tokens: 49, 53, 45 ms. Q4_K_M is the fastest of them here; with it, Q6_K was.
