@@ -31,6 +31,19 @@ def environment(home: Path, **settings: str) -> dict[str, str]:
     return kept | ours | settings
 
 
+def run_code(code: str, *arguments: str, home: Path, **settings: str) -> "subprocess.CompletedProcess[str]":
+    """One run of Python statements in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment(home, **settings),
+        cwd=home,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+
+
 def ask_hub(expression: str, home: Path, url: str, before: str = "", **settings: str) -> dict[str, Any]:
     """`{"answer": ...}` or `{"error": class, "message": ...}` of an expression on `qgguf.hub`, in a fresh interpreter.
 
@@ -38,15 +51,7 @@ def ask_hub(expression: str, home: Path, url: str, before: str = "", **settings:
     before  statements to run first
     """
     home.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-c", before + _ASK.replace("{expression}", expression)],
-        env=environment(home, HF_ENDPOINT=url, **settings),
-        cwd=home,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=60,
-    )
+    done = run_code(before + _ASK.replace("{expression}", expression), home=home, HF_ENDPOINT=url, **settings)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer | {"stderr": done.stderr}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import environment, qgguf, qgguf_in_terminal
+from processes import environment, qgguf, qgguf_in_terminal, run_code
 
 from qgguf import Embedder
 from qgguf.cli.vectors_out import write_vectors
@@ -287,8 +287,8 @@ def test_an_interrupt_inside_llama_cpp_is_heard(qwen3_f16: Path, tmp_path: Path)
         "    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
         "print(model.encode('x').shape)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, timeout=60)
-    assert (done.stdout.decode(), done.stderr) == ("heard True\n" * 4 + "(256,)\n", b"")
+    done = run_code(code, home=tmp_path)
+    assert (done.stdout, done.stderr) == ("heard True\n" * 4 + "(256,)\n", "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGUSR1 there")
@@ -304,8 +304,8 @@ def test_a_signal_that_raises_nothing_stops_nothing(qwen3_f16: Path, tmp_path: P
         "print(np.array_equal(model.encode(text), expected), len(came) > 3)\n"
         "time.sleep(1.2)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, timeout=60)
-    assert (done.stdout.decode(), done.stderr) == ("True True\n", b"")
+    done = run_code(code, home=tmp_path)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
 def test_logs_are_shown_when_asked_for(minilm_q8: Path, tmp_path: Path):
@@ -421,9 +421,9 @@ def test_help_is_quick_and_light(tmp_path: Path):
             "heavy = {'numpy', 'llama_cpp', 'huggingface_hub', 'tqdm', 'gguf'} & set(sys.modules)\n"
             "assert not heavy, heavy"
         )
-        done = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True)
+        done = run_code(code, home=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"Usage: qgguf {command} ".encode())
+        assert done.stdout.startswith(f"Usage: qgguf {command} ")
 
 
 def test_version(tmp_path: Path):
@@ -437,7 +437,6 @@ def test_a_bug_of_ours_is_one_line_too(tmp_path: Path):
     """What nobody foresaw is called a bug and asks for a report; -v shows where."""
     code = "import qgguf.cli as c, sys\nc.embed.callback = lambda **_: 1 / 0\nsys.argv[0] = 'qgguf'\nc.main()"
     for options, traceback in ([], False), (["-v"], True):
-        command = [sys.executable, "-c", code, *options, "embed", "x"]
-        done = subprocess.run(command, env=environment(tmp_path), capture_output=True)
-        assert done.returncode == 1 and (b"Traceback" in done.stderr) == traceback
-        assert traceback or b"Error: ZeroDivisionError: division by zero. This is a bug in qgguf" in done.stderr
+        done = run_code(code, *options, "embed", "x", home=tmp_path)
+        assert done.returncode == 1 and ("Traceback" in done.stderr) == traceback
+        assert traceback or "Error: ZeroDivisionError: division by zero. This is a bug in qgguf" in done.stderr

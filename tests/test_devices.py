@@ -2,7 +2,6 @@
 
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import environment
+from processes import run_code
 
 from qgguf import Embedder
 from qgguf.builds import BINDING_VERSION
@@ -211,7 +210,7 @@ def test_no_room_is_told_as_such(qwen3_f16: Path, tmp_path: Path):
         "try: NativeModel(path, spec, 'cpu', mmap=False, repack=False)\n"
         "except DeviceMemoryError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], env=environment(tmp_path), capture_output=True, text=True)
+    done = run_code(program, home=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "has no room for" in done.stdout and "failed to allocate CPU buffer" in done.stdout
 
@@ -257,6 +256,6 @@ def test_a_build_for_another_processor_is_refused_before_it_computes(tmp_path: P
         "try: binding.llama()\n"
         "except NativeError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], env=environment(tmp_path), capture_output=True, text=True)
+    done = run_code(program, home=tmp_path)
     assert done.returncode == 0 and os.name, done.stderr
     assert "AVX2" in done.stdout and "which this one has not" in done.stdout and "--no-binary" in done.stdout

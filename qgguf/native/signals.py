@@ -15,14 +15,14 @@ _SIGNALS = tuple(signal.valid_signals())
 class HeldSignals:
     """A context in which signals are only noted; on leaving it their handlers run, and what they raise is raised.
 
-    noted  the signals that came: true as soon as there is one
-    stops  those of them that are sure to raise (Ctrl-C, where nobody took it over): what runs is to be stopped
+    stops  the signals that came and are sure to raise (Ctrl-C, where nobody took it over): true as soon as there is
+           one, and what runs is to be stopped
 
     Python runs handlers in the main thread, so anywhere else this does nothing.
     """
 
     def __init__(self) -> None:
-        self.noted: list[int] = []
+        self._noted: list[int] = []
         self.stops: list[int] = []
         self._handlers: dict[int, Handler] = {}
 
@@ -38,10 +38,10 @@ class HeldSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        for number in self.noted:
+        for number in self._noted:
             self._handlers[number](number, None)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.noted.append(number)
+        self._noted.append(number)
         if self._handlers[number] is signal.default_int_handler:
             self.stops.append(number)
