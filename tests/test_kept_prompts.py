@@ -1,8 +1,11 @@
 """A prompt that stays in the KV cache is never stale, and is computed again only where it had to make room."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from lanes import WatchedLanes, until
 
 from qgguf import Embedder
 from qgguf.errors import NativeError, TextError
-from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext
+from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext, _RowReader
 
 TEXTS = ["é 한 😉", "x", "The harbour office, 1897."]
 
@@ -162,6 +165,48 @@ def test_a_text_that_fails_spoils_nothing(bad_prompt: bool, strategy: str, poiso
                 embedder.encode([*TEXTS, "sick \a text " + "word " * 300], **bad)
             assert cosines(embedder.encode(texts), vectors).min() >= 0.9999
             assert cosines(embedder.encode_query(TEXTS), good).min() >= 0.9999
+
+
+def test_an_interrupt_stops_the_graph_at_the_next_node(small_qwen3: Path, plain: Embedder):
+    """Ctrl-C between two nodes: llama.cpp asks about no more of them, and what comes after is right."""
+    nodes = 5  # from here on none is interrupted
+    on_node = _RowReader._on_node
+
+    def watched(reader: _RowReader, *node: Any) -> bool:
+        nonlocal nodes
+        nodes += 1
+        if nodes == 5:
+            signal.raise_signal(signal.SIGINT)
+        return on_node(reader, *node)
+
+    with patch.object(_RowReader, "_on_node", watched), Embedder(small_qwen3) as embedder:
+        before = nodes
+        embedder.encode(TEXTS)
+        n_usual = nodes - before
+        nodes = 0
+        with pytest.raises(KeyboardInterrupt):
+            embedder.encode(TEXTS)
+        assert nodes < 10 < 30 < n_usual
+        assert cosines(embedder.encode(TEXTS), plain.encode(TEXTS)).min() >= 0.9999
+
+
+def test_rows_of_an_interrupted_call_are_nobodys(small_qwen3: Path, plain: Embedder):
+    """Ctrl-C when they have been read already: the next call gets its own."""
+    armed = False
+    on_node = _RowReader._on_node
+
+    def watched(reader: _RowReader, tensor: int, ask: bool, data: Any) -> bool:
+        goes_on = on_node(reader, tensor, ask, data)
+        if armed and not ask:
+            signal.raise_signal(signal.SIGINT)
+        return goes_on
+
+    with patch.object(_RowReader, "_on_node", watched), Embedder(small_qwen3) as embedder:
+        armed = True
+        with pytest.raises(KeyboardInterrupt):
+            embedder.encode(TEXTS)
+        armed = False
+        assert cosines(embedder.encode(TEXTS), plain.encode(TEXTS)).min() >= 0.9999
 
 
 # What is kept
