@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from qgguf._version import __version__
 from qgguf.errors import QgError
 
 if TYPE_CHECKING:
-    from qgguf.convert.run import convert_checkpoint
+    from qgguf.convert.converter import convert_checkpoint
     from qgguf.embedder import Embedder, Embeddings
 
-__version__ = "0.1.0.dev0"
 __all__ = ["Embedder", "Embeddings", "QgError", "__version__", "convert_checkpoint"]
 
-_HOMES = {"Embedder": "embedder", "Embeddings": "embedder", "convert_checkpoint": "convert.run"}
+_HOMES = {"Embedder": "embedder", "Embeddings": "embedder", "convert_checkpoint": "convert.converter"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qgguf import bulk
-from qgguf import prompts as prompt_texts
-from qgguf import texts as text_lists
 from qgguf import vectors as vector_math
-from qgguf.awaiting import Waiters, awaitable, current_cancellation
-from qgguf.cores import usable_cores
-from qgguf.engine import Engine
 from qgguf.errors import ModelFileError, OptionError, PromptError, TextTooLongError
-from qgguf.gguf_file import read_header, spec_of
-from qgguf.memory import Plan
+from qgguf.hardware.cores import usable_cores
+from qgguf.inference import inputs as text_lists
+from qgguf.inference import pipeline as bulk
+from qgguf.inference.aio import Waiters, awaitable, current_cancellation
+from qgguf.inference.engine import Engine
+from qgguf.inference.placement import Wanted
+from qgguf.memory.planner import Plan
+from qgguf.model import prompts as prompt_texts
+from qgguf.model.from_gguf import read_header, spec_of
+from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.native.context import Strategy
-from qgguf.placement import Wanted
 from qgguf.settings import bytes_setting, device_setting, threads_setting, vram_setting
-from qgguf.spec import ModelSpec, Pooling
 
 log = logging.getLogger("qgguf")
 
@@ -134,7 +134,7 @@ class Embedder:
 
     @property
     def plan(self) -> Plan:
-        """What goes where in memory, and what was given up for it; see `qgguf.memory.Plan`."""
+        """What goes where in memory, and what was given up for it; see `qgguf.memory.planner.Plan`."""
         return self._engine.placement.plan
 
     @property

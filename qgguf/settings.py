@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 
 from qgguf.errors import OptionError
-from qgguf.memory import parse_bytes
+from qgguf.memory.planner import parse_bytes
 
 DEVICES = ("auto", "cpu", "gpu", "cuda")
 """auto: the GPU where there is one, else the CPU. gpu and cuda demand one, cuda of NVIDIA's backend."""
@@ -26,7 +26,7 @@ def device_setting(asked: str | None, environment: Mapping[str, str] = os.enviro
 
 
 def threads_setting(asked: int | None, environment: Mapping[str, str] = os.environ) -> int | None:
-    """The CPU threads to use: the argument, else $QGGUF_THREADS, else None (as many as help: qgguf.cores).
+    """The CPU threads to use: the argument, else $QGGUF_THREADS, else None (as many as help: qgguf.hardware.cores).
 
     raises  OptionError naming the variable or the argument
     """

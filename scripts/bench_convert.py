@@ -30,23 +30,23 @@ sys.path.insert(0, str(REPOSITORY))  # for use from a checkout
 
 from make_random_checkpoint import SHAPES, make_checkpoint  # noqa: E402
 
-from qgguf.cores import usable_cores  # noqa: E402
-from qgguf.gguf_header import read_header  # noqa: E402
-from qgguf.processor import read_processor  # noqa: E402
+from qgguf.gguf_format.reader import read_header  # noqa: E402
+from qgguf.hardware.cores import usable_cores  # noqa: E402
+from qgguf.hardware.cpu import read_processor  # noqa: E402
 
 CHILD = """
 import json, os, sys, time
 sys.path[:0] = {path!r}
 side, source, out, quant, threads = {arguments!r}
 if side == "qgguf":
-    from qgguf.convert.run import convert_checkpoint
+    from qgguf.convert.converter import convert_checkpoint
     from qgguf.native.quantize import load
     load()
     started, busy = time.perf_counter(), time.process_time()
     convert_checkpoint(source, out, quant=quant, threads=threads, force=True)
 else:
     import ctypes
-    from qgguf.convert.mixture import FILE_TYPE_IDS
+    from qgguf.convert.quant_recipes import FILE_TYPE_IDS
     from qgguf.native import binding
     llama = binding.llama()
     params = llama.llama_model_quantize_default_params()

@@ -34,8 +34,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # for use from a checkout
 
-from qgguf.builds import compile_line, wheel_line  # noqa: E402
-from qgguf.graphics import Graphics, read_graphics  # noqa: E402
+from qgguf.hardware.gpu import Graphics, read_graphics  # noqa: E402
+from qgguf.native.builds import compile_line, wheel_line  # noqa: E402
 
 MOST_BYTES = 3_000_000_000
 LEAST_DOCUMENTS, LEAST_QUERIES, LEAST_COSINE = 1.5, 3.0, 0.999

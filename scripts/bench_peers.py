@@ -293,9 +293,9 @@ class Raw:
     """The kernels' own rate, in process. Its "texts" are passes; no vectors."""
 
     def __init__(self, model: str, threads: int) -> None:
-        from qgguf.gguf_file import read_spec
+        from qgguf.model.from_gguf import read_spec
         from qgguf.native.model import NativeModel
-        from qgguf.native.raw_rate import RawPass
+        from qgguf.native.prompt_speed import RawPass
 
         self.passes = RawPass(NativeModel(model, read_spec(Path(model)), "cpu"), threads=threads)
         self.about = {"n_tokens": self.passes.n_tokens, "versions": installed("llama-cpp-python")}
@@ -327,7 +327,7 @@ class Million:
         self.about = self.side.about
 
     def vectors(self, texts: Sequence[str], prompt: str) -> np.ndarray:
-        from qgguf import sample_texts
+        from qgguf.evaluation import sample_texts
 
         n_texts = int(texts[0])
         million = list(itertools.islice(sample_texts.short_texts(), n_texts))
@@ -392,7 +392,7 @@ class MemoryMarks:
     """Resident memory, looked at all along the work."""
 
     def __enter__(self) -> "MemoryMarks":
-        from qgguf.resident import resident_bytes
+        from qgguf.hardware.process_memory import resident_bytes
 
         self._look, self._marks = resident_bytes, []
         self.before, self._started, self._ended = resident_bytes(), time.perf_counter(), threading.Event()
@@ -757,7 +757,7 @@ class Bench:
 
 
 def read_options() -> argparse.Namespace:
-    from qgguf.cores import usable_cores
+    from qgguf.hardware.cores import usable_cores
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--work", nargs="+", choices=(*WORKS, "million"), help="default: all whose model is given")
@@ -798,8 +798,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--serve"]:
         serve(sys.argv[2], json.loads(sys.argv[3]))
         return
-    from qgguf.bench import versions
-    from qgguf.machine import this_machine
+    from qgguf.evaluation.speed import versions
+    from qgguf.hardware.machine import this_machine
 
     options = read_options()
     load = os.getloadavg() if hasattr(os, "getloadavg") else None

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for use from 
 
 from make_empty_model import SHAPES, make_empty_model
 
-from qgguf.gguf_file import read_header, sizes_of, spec_of
-from qgguf.memory import KV_TYPES, ModelSizes, Settings, cells_of, kv_bytes, output_bytes, parts_of, repacked_on
+from qgguf.memory.planner import KV_TYPES, ModelSizes, Settings, cells_of, kv_bytes, output_bytes, parts_of, repacked_on
+from qgguf.model.from_gguf import read_header, sizes_of, spec_of
 from qgguf.native import binding
 from qgguf.native.context import KV_TYPE_IDS
 

@@ -15,13 +15,13 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # for use from a checkout
 
-from qgguf.convert.architecture import Architecture, parameter_value  # noqa: E402
-from qgguf.convert.bert import BERT  # noqa: E402
-from qgguf.convert.header import Entry, TensorPlace, aligned, header_bytes  # noqa: E402
-from qgguf.convert.mixture import FILE_TYPE_IDS, TYPE_IDS, Model, file_order, tensor_type  # noqa: E402
-from qgguf.convert.qwen3 import QWEN3  # noqa: E402
-from qgguf.gguf_header import row_bytes  # noqa: E402
-from qgguf.spec import Pooling  # noqa: E402
+from qgguf.convert.architectures.bert import BERT  # noqa: E402
+from qgguf.convert.architectures.qwen3 import QWEN3  # noqa: E402
+from qgguf.convert.architectures.table import Architecture, parameter_value  # noqa: E402
+from qgguf.convert.quant_recipes import FILE_TYPE_IDS, TYPE_IDS, Model, file_order, tensor_type  # noqa: E402
+from qgguf.gguf_format.reader import row_bytes  # noqa: E402
+from qgguf.gguf_format.writer import Entry, TensorPlace, aligned, header_bytes  # noqa: E402
+from qgguf.model.spec import Pooling  # noqa: E402
 
 Config = dict[str, Any]
 

@@ -16,7 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for use from a checkout
 
 from qgguf import Embedder, sample_texts
-from qgguf.memory import KV_TYPES
+from qgguf.memory.planner import KV_TYPES
 
 
 def texts_of(model: Embedder, n_tokens: int, n_texts: int) -> list[str]:

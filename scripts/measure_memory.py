@@ -21,8 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for use from a checkout
 
 from qgguf import Embedder
-from qgguf.memory import in_gigabytes
-from qgguf.resident import own_resident_bytes, peak_resident_bytes
+from qgguf.hardware.process_memory import own_resident_bytes, peak_resident_bytes
+from qgguf.memory.planner import in_gigabytes
 
 
 class Anonymous:

@@ -13,7 +13,7 @@ from checkpoints import make_qwen3_checkpoint
 from fetch_minilm import fetch
 from hypothesis import HealthCheck, settings
 
-from qgguf.gguf_header import read_header
+from qgguf.gguf_format.reader import read_header
 
 # llama.cpp's threads wait for each other in a busy loop, which on a machine with other work costs several times the
 # time of the whole suite. Read by OpenMP when the binding is loaded, here and in the processes that tests start.

@@ -3,8 +3,8 @@
 import ctypes
 from pathlib import Path
 
-from qgguf.convert.mixture import FILE_TYPE_IDS, TYPE_IDS
-from qgguf.gguf_header import TENSOR_TYPES, read_header
+from qgguf.convert.quant_recipes import FILE_TYPE_IDS, TYPE_IDS
+from qgguf.gguf_format.reader import TENSOR_TYPES, read_header
 from qgguf.native import binding
 
 

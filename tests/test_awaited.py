@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from lanes import WatchedLanes, until
 
 from qgguf import Embedder
-from qgguf import texts as text_lists
-from qgguf.awaiting import MOST_WAITERS
 from qgguf.errors import NativeError, TextError, TextTooLongError
+from qgguf.inference import inputs as text_lists
+from qgguf.inference.aio import MOST_WAITERS
 
 FORMS = ["encode", "encode_query", "encode_document", "embed"]
 TEXTS = ["é 한 😉", "x", "The harbour office, 1897.", "x"]

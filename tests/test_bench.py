@@ -10,13 +10,13 @@ from processes import qgguf
 
 from qgguf import Embedder, sample_texts
 from qgguf.batching import common_length, sort_order
-from qgguf.bench import LEAST_QUERIES, LEAST_TEXTS, ROUNDS, STEPS, Figures, measure
 from qgguf.errors import NativeError, OptionError
-from qgguf.gguf_file import read_spec
-from qgguf.machine import this_machine
+from qgguf.evaluation.speed import LEAST_QUERIES, LEAST_TEXTS, ROUNDS, STEPS, Figures, measure
+from qgguf.hardware.machine import this_machine
+from qgguf.hardware.process_memory import peak_resident_bytes, resident_bytes
+from qgguf.model.from_gguf import read_spec
 from qgguf.native.model import NativeModel
-from qgguf.native.raw_rate import N_TOKENS, RawPass
-from qgguf.resident import peak_resident_bytes, resident_bytes
+from qgguf.native.prompt_speed import N_TOKENS, RawPass
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from bench_gpu import Figure, text_with
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgguf.graphics import read_graphics
+from qgguf.hardware.gpu import read_graphics
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "bench_gpu.py"
 

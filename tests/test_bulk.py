@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qgguf import Embedder, bulk
-from qgguf import texts as text_lists
 from qgguf.errors import TextError
+from qgguf.inference import inputs as text_lists
 
 SMALL = {"WINDOW_TEXTS": 7, "WINDOW_CHARACTERS": 120}
 MAX_TOKENS = 40

@@ -17,7 +17,7 @@ import pytest
 from processes import environment, qgguf, qgguf_in_terminal, run_code
 
 from qgguf import Embedder
-from qgguf.cli.vectors_out import write_vectors
+from qgguf.cli.vector_output import write_vectors
 from qgguf.embedder import Embeddings
 
 TEXTS = ["how tall is Everest?", "한국어 é 😉", ""]

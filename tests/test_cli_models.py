@@ -10,7 +10,7 @@ import pytest
 from hub_server import COMMIT, Hub, Repo, serve, silence
 from processes import qgguf, qgguf_in_terminal
 
-from qgguf.gguf_file import read_spec
+from qgguf.model.from_gguf import read_spec
 
 terminal = pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals here")
 

@@ -9,8 +9,8 @@ from hub_server import Hub, Repo, serve
 from make_empty_model import make_empty_model
 from processes import qgguf
 
-from qgguf.gguf_file import read_header
 from qgguf.hub.catalogue import CATALOGUE
+from qgguf.model.from_gguf import read_header
 
 FOUR_B = "Qwen3 Embedding 4B, Q4_K_M, 36 layers"
 

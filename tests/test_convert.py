@@ -13,12 +13,12 @@ from checkpoints import make_qwen3_checkpoint
 from llama_quantize import llama_quantize, tensors_of
 
 from qgguf import hub
-from qgguf.convert.run import convert_checkpoint
+from qgguf.convert.converter import convert_checkpoint
 from qgguf.convert.safetensors import read_tensors
 from qgguf.errors import CheckpointError, OptionError
-from qgguf.gguf_file import read_spec
-from qgguf.gguf_header import read_header
-from qgguf.spec import Pooling
+from qgguf.gguf_format.reader import read_header
+from qgguf.model.from_gguf import read_spec
+from qgguf.model.spec import Pooling
 
 SMALL = {"small_vocab": True, "layers": 2, "dims": 64, "heads": 2, "kv_heads": 1, "head_dim": 32, "ffn": 96}
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -13,11 +13,11 @@ import pytest
 from bert_checkpoints import make_bert_checkpoint
 from checkpoints import make_qwen3_checkpoint
 
-from qgguf.convert import run
-from qgguf.convert.part_file import Writeback
-from qgguf.convert.run import convert_checkpoint
+from qgguf.convert import converter as run
+from qgguf.convert.atomic_file import Writeback
+from qgguf.convert.converter import convert_checkpoint
 from qgguf.errors import CheckpointError, OutputError
-from qgguf.gguf_file import read_spec
+from qgguf.model.from_gguf import read_spec
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
 FULL_DEVICE = Path("/dev/full")

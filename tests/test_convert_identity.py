@@ -7,8 +7,8 @@ from bert_checkpoints import make_bert_checkpoint
 from checkpoints import make_qwen3_checkpoint
 from llama_quantize import llama_quantize, tensors_of
 
-from qgguf.convert.mixture import QUANTS
-from qgguf.convert.run import convert_checkpoint
+from qgguf.convert.converter import convert_checkpoint
+from qgguf.convert.quant_recipes import QUANTS
 
 # name -> (maker, master type). Shapes are chosen for what they make of the mixture:
 CHECKPOINTS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from reference_checkpoints import MADE, MINILM, boiled_down
 
-from qgguf.convert.run import convert_checkpoint
+from qgguf.convert.converter import convert_checkpoint
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "reference_metadata.json").read_text(encoding="utf-8"))[
     "files"

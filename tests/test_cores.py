@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgguf.cores import Cores, cgroup_quota, read_cores, usable_cores
+from qgguf.hardware.cores import Cores, cgroup_quota, read_cores, usable_cores
 
 
 def test_usable_cores_is_within_the_machine():

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from processes import run_code
 
 from qgguf import Embedder
-from qgguf.builds import BINDING_VERSION
 from qgguf.errors import DeviceError, OptionError
-from qgguf.gguf_file import read_spec
+from qgguf.model.from_gguf import read_spec
+from qgguf.model.spec import Pooling
 from qgguf.native import binding
+from qgguf.native.builds import BINDING_VERSION
 from qgguf.native.devices import Device, choose_device, handle_of, list_backends, list_devices
 from qgguf.native.model import NativeModel
 from qgguf.settings import DEVICES
-from qgguf.spec import Pooling
 
 HOST = Device("CPU", "a processor", "cpu", "CPU", 8_000_000_000, 8_000_000_000)
 TEXTS = ["é", "한국어", "😉", "word " * 300]
@@ -202,7 +202,7 @@ def test_no_room_is_told_as_such(qwen3_f16: Path, tmp_path: Path):
     program = (
         "import resource, sys\n"
         "from qgguf.native import binding; binding.llama()\n"
-        "from qgguf.gguf_file import read_spec; from qgguf.native.model import NativeModel\n"
+        "from qgguf.model.from_gguf import read_spec; from qgguf.native.model import NativeModel\n"
         "from qgguf.errors import DeviceMemoryError\n"
         f"path = {str(qwen3_f16)!r}; spec = read_spec(path)\n"
         "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
@@ -250,7 +250,8 @@ def test_a_build_for_another_processor_is_refused_before_it_computes(tmp_path: P
         pytest.skip("this build needs no AVX2")
     (tmp_path / "cpuinfo").write_text("flags\t\t: fpu sse2 avx\n")
     program = (
-        "from pathlib import Path; import qgguf.native.binding as binding; from qgguf.processor import read_processor\n"
+        "from pathlib import Path; import qgguf.native.binding as binding\n"
+        "from qgguf.hardware.cpu import read_processor\n"
         f"binding.read_processor = lambda: read_processor(Path({str(tmp_path / 'cpuinfo')!r}))\n"
         "from qgguf.errors import NativeError\n"
         "try: binding.llama()\n"

@@ -12,14 +12,14 @@ import pytest
 from hub_server import COMMIT
 from processes import qgguf
 
-from qgguf.builds import BINDING_VERSION
 from qgguf.cli.doctor import page
-from qgguf.cores import read_cores
-from qgguf.doctor.examination import about_devices, examine
-from qgguf.doctor.trial import TEXTS
-from qgguf.gguf_file import read_spec
-from qgguf.graphics import Graphics
+from qgguf.doctor.checks import about_devices, examine
+from qgguf.doctor.probe import TEXTS
+from qgguf.hardware.cores import read_cores
+from qgguf.hardware.gpu import Graphics
+from qgguf.model.from_gguf import read_spec
 from qgguf.native import binding
+from qgguf.native.builds import BINDING_VERSION
 from qgguf.native.devices import list_devices
 
 NO_GPU: dict[str, Any] = {

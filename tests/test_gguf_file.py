@@ -3,9 +3,9 @@ import pytest
 from gguf_bytes import QWEN3, gguf, save
 
 from qgguf.errors import ModelFileError
-from qgguf.gguf_file import read_spec
-from qgguf.prompts import QWEN3_INSTRUCTION_TEMPLATE
-from qgguf.spec import Pooling
+from qgguf.model.from_gguf import read_spec
+from qgguf.model.prompts import QWEN3_INSTRUCTION_TEMPLATE
+from qgguf.model.spec import Pooling
 
 WEIGHTS = {"token_embd.weight": np.ones((6, 32))}
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qgguf.errors import ModelFileError
-from qgguf.gguf_header import TENSOR_TYPES, read_header, row_bytes
+from qgguf.gguf_format.reader import TENSOR_TYPES, read_header, row_bytes
 
 WHOLE = gguf(QWEN3, {"token_embd.weight": np.arange(12).reshape(3, 4), "output_norm.weight": np.ones(4)})
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qgguf.host_memory import HostMemory, cgroup_memory, host_memory
+from qgguf.hardware.ram import HostMemory, cgroup_memory, host_memory
 
 MACHINE = "MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailable:    9000000 kB\n"
 

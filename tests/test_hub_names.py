@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from processes import ask_hub
 
 from qgguf.hub.catalogue import CATALOGUE, short_name
-from qgguf.hub.names import pick_quant
+from qgguf.hub.resolve import pick_quant
 
 # Over the size from which the hub keeps a SHA-256.
 MODEL = b"GGUF \xec\x95\x88\xeb\x85\x95 \xf0\x9f\x98\x89 " * 200

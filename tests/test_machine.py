@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from qgguf import graphics
-from qgguf.builds import BINDING_VERSION, BUILDS, compile_line, wheel_line
-from qgguf.graphics import Graphics, read_graphics
-from qgguf.host_memory import host_memory, machine_memory
-from qgguf.machine import this_machine
+from qgguf.hardware import gpu as graphics
+from qgguf.hardware.cpu import compiled_in, lacking, read_processor, unused
+from qgguf.hardware.gpu import Graphics, read_graphics
+from qgguf.hardware.machine import this_machine
+from qgguf.hardware.ram import host_memory, machine_memory
 from qgguf.native import binding
-from qgguf.processor import compiled_in, lacking, read_processor, unused
+from qgguf.native.builds import BINDING_VERSION, BUILDS, compile_line, wheel_line
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Processor

@@ -9,8 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from llama_quantize import llama_quantize
 
-from qgguf.convert.header import Entry, TensorPlace, aligned, header_bytes
-from qgguf.convert.mixture import (
+from qgguf.convert.quant_recipes import (
     FILE_TYPE_IDS,
     QUANTS,
     TOKEN_EMBEDDING_TYPES,
@@ -22,7 +21,8 @@ from qgguf.convert.mixture import (
     tensor_type,
 )
 from qgguf.errors import OptionError
-from qgguf.gguf_header import TENSOR_TYPES, read_header
+from qgguf.gguf_format.reader import TENSOR_TYPES, read_header
+from qgguf.gguf_format.writer import Entry, TensorPlace, aligned, header_bytes
 
 ROWS = st.sampled_from([32, 64, 96, 100, 128, 256, 384, 512])
 

@@ -13,11 +13,11 @@ from processes import qgguf
 
 from qgguf import Embedder, engine
 from qgguf.errors import BudgetError, DeviceError, DeviceMemoryError, OptionError
-from qgguf.gguf_file import read_header, sizes_of, spec_of
-from qgguf.host_memory import HostMemory
-from qgguf.memory import REPACKED, ModelSizes, worth_repacking
+from qgguf.hardware.ram import HostMemory
+from qgguf.inference.placement import LEFT_FREE, Resources, Wanted, needed, next_smaller, place
+from qgguf.memory.planner import REPACKED, ModelSizes, worth_repacking
+from qgguf.model.from_gguf import read_header, sizes_of, spec_of
 from qgguf.native.devices import Device
-from qgguf.placement import LEFT_FREE, Resources, Wanted, needed, next_smaller, place
 
 GB = 10**9
 CPU = Device("CPU", "a processor", "cpu", "CPU", 0, 0)

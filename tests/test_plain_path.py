@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from lanes import WatchedLanes, until
 
 from qgguf import Embedder, Embeddings
+from qgguf.model.spec import Pooling
 from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext, Strategy
 from qgguf.native.model import NativeModel
-from qgguf.spec import Pooling
 
 CELLS, MICRO_BATCH, VOCABULARY = 256, 96, 2074
 Ids = tuple[int, ...]

@@ -1,7 +1,7 @@
 import pytest
 
 from qgguf.errors import PromptError
-from qgguf.prompts import QWEN3_INSTRUCTION_TEMPLATE, choose, instruction_prompts, known_prompts
+from qgguf.model.prompts import QWEN3_INSTRUCTION_TEMPLATE, choose, instruction_prompts, known_prompts
 
 PROMPTS = instruction_prompts(QWEN3_INSTRUCTION_TEMPLATE)
 

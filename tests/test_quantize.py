@@ -6,9 +6,9 @@ from checkpoints import bf16
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgguf.convert.mixture import TYPE_IDS
+from qgguf.convert.quant_recipes import TYPE_IDS
 from qgguf.errors import NativeError
-from qgguf.gguf_header import row_bytes
+from qgguf.gguf_format.reader import row_bytes
 from qgguf.native import binding, quantize
 from qgguf.native.quantize import BF16, F16, F32, is_finite, quantize_rows
 

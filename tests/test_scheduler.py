@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qgguf.errors import NativeError
-from qgguf.scheduler import Call, CallCancelledError, Scheduler
+from qgguf.inference.scheduler import Call, CallCancelledError, Scheduler
 
 DIMS = 4
 NO_PROMPT = np.empty(0, np.int32)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgguf import texts as text_lists
 from qgguf.errors import TextError
-from qgguf.texts import as_list, distinct, windows
+from qgguf.inference import inputs as text_lists
+from qgguf.inference.inputs import as_list, distinct, windows
 
 # Few texts, so that many are equal; surrogates are no text.
 some_texts = st.lists(st.text("aé한😉", max_size=3) | st.text(max_size=30), max_size=40)

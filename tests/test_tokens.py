@@ -18,9 +18,9 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from qgguf import Embedder
-from qgguf.byte_bpe import ByteBpe
-from qgguf.gguf_header import read_header
-from qgguf.wordpiece import words_of
+from qgguf.gguf_format.reader import read_header
+from qgguf.tokenization.byte_bpe import ByteBpe
+from qgguf.tokenization.wordpiece import words_of
 
 END = 151643
 Ids = Callable[[str], list[int]]

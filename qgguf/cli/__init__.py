@@ -12,7 +12,7 @@ from qgguf.cli.convert import convert
 from qgguf.cli.doctor import doctor
 from qgguf.cli.embed import embed
 from qgguf.cli.inspect import inspect
-from qgguf.cli.logs import is_verbose, verbose_option
+from qgguf.cli.logging_setup import is_verbose, verbose_option
 from qgguf.cli.models import list_command, pull, rm
 from qgguf.cli.plan import plan
 from qgguf.cli.similarity import similarity
@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from qgguf import __version__
+        from qgguf._version import __version__
 
         click.echo(f"qgguf {__version__}")
         context.exit()

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qgguf.cli.logs import verbose_option
-from qgguf.cli.model_option import device_option, find_model, memory_options, threads_option
+from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.models import readable
-from qgguf.cli.texts import read_texts
+from qgguf.cli.options import device_option, find_model, memory_options, threads_option
+from qgguf.cli.text_input import read_texts
 
 if TYPE_CHECKING:
-    from qgguf.bench import Figures, Rate
+    from qgguf.evaluation.speed import Figures, Rate
 
 STRATEGIES = ("last_rows", "two_calls", "plain")
 
@@ -62,7 +62,7 @@ def bench(
     if texts is not None and not texts:
         raise click.UsageError(f"{file} has no texts.")
     path = find_model(model)
-    from qgguf.bench import measure
+    from qgguf.evaluation.speed import measure
 
     with bar("Measuring", "step") as show:
         figures = measure(

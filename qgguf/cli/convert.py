@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from qgguf.cli.logs import verbose_option
-from qgguf.cli.model_option import threads_option
+from qgguf.cli.logging_setup import verbose_option
+from qgguf.cli.options import threads_option
 from qgguf.settings import threads_setting
 
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qgguf.cli.columns import width
-from qgguf.cli.logs import verbose_option
+from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.models import readable
+from qgguf.cli.text_width import width
 
 if TYPE_CHECKING:
-    from qgguf.doctor.examination import Report
+    from qgguf.doctor.checks import Report
 
 LABEL_COLUMNS = 12
 LINE_COLUMNS = 118
@@ -30,7 +30,7 @@ def doctor(context: click.Context, model: str | None, as_json: bool, checksums: 
     there is. Nothing is downloaded. Exit code 1 if something is wrong; an absent GPU is not.
     """
     from qgguf.cli.progress import bar
-    from qgguf.doctor.examination import examine
+    from qgguf.doctor.checks import examine
 
     report = examine(model, checksums=checksums, show=bar)
     if as_json:

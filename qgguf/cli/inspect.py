@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qgguf.cli.logs import verbose_option
+from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.models import readable
 
 if TYPE_CHECKING:
-    from qgguf.spec import ModelSpec
+    from qgguf.model.spec import ModelSpec
 
 
 @click.command(short_help="Show what a model is and what its file lacks.")
@@ -23,7 +23,7 @@ def inspect(model: str, as_json: bool) -> None:
     Only the file's header is read, and nothing is downloaded.
     """
     from qgguf import hub
-    from qgguf.gguf_file import read_spec
+    from qgguf.model.from_gguf import read_spec
 
     path = hub.resolve(model, download=False)
     spec = read_spec(path)

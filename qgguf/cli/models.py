@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from qgguf.cli.columns import width
-from qgguf.cli.logs import verbose_option
+from qgguf.cli.logging_setup import verbose_option
+from qgguf.cli.text_width import width
 
 
 @click.command()
@@ -98,7 +98,7 @@ def readable(size_bytes: int) -> str:
 
 def _row(model: Any) -> tuple[str, str, str, str]:
     from qgguf.errors import ModelFileError
-    from qgguf.gguf_file import read_spec
+    from qgguf.model.from_gguf import read_spec
 
     try:
         spec = read_spec(model.path)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qgguf.cli.budget import as_bytes
-from qgguf.cli.logs import verbose_option
-from qgguf.cli.model_option import kv_type_option
+from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.models import readable
+from qgguf.cli.options import kv_type_option
 
 if TYPE_CHECKING:
-    from qgguf.gguf_header import Header
-    from qgguf.memory import Plan
-    from qgguf.spec import ModelSpec
+    from qgguf.gguf_format.reader import Header
+    from qgguf.memory.planner import Plan
+    from qgguf.model.spec import ModelSpec
 
 BAR_COLUMNS = 60
 # Letter in the bar -> what the names of such parts begin with.
@@ -49,11 +49,11 @@ def plan(
     qgguf plan qwen3-embedding-4b --vram 3GB --max-tokens 32768
     qgguf plan model.gguf --ram 2GB
     """
-    from qgguf.cores import usable_cores
-    from qgguf.gguf_file import sizes_of
-    from qgguf.memory import larger_plan, smaller_plan
-    from qgguf.memory import plan as fit
-    from qgguf.processor import types_to_repack
+    from qgguf.hardware.cores import usable_cores
+    from qgguf.hardware.cpu import types_to_repack
+    from qgguf.memory.planner import larger_plan, smaller_plan
+    from qgguf.memory.planner import plan as fit
+    from qgguf.model.from_gguf import sizes_of
     from qgguf.settings import threads_setting, vram_setting
 
     vram, threads, repacked = vram_setting(vram), threads_setting(None) or usable_cores(), types_to_repack()
@@ -82,8 +82,8 @@ def _read(model: str) -> "tuple[Header, ModelSpec, str]":
 
     from qgguf import hub
     from qgguf.errors import ModelFileError
-    from qgguf.gguf_file import read_header, spec_of
-    from qgguf.spec import Pooling
+    from qgguf.model.from_gguf import read_header, spec_of
+    from qgguf.model.spec import Pooling
 
     place = hub.locate(model)
     if isinstance(place, Path):
@@ -146,7 +146,7 @@ def _show_settings(found: "Plan") -> None:
 
 def _option_line(option: "Plan", here: "Plan") -> str:
     """With what budget comes what: "with 3.02GB: all 36 layers on the GPU, 4,096 tokens, 512 at once, KV cache f16"."""
-    from qgguf.memory import in_gigabytes
+    from qgguf.memory.planner import in_gigabytes
 
     settings, n_layers = option.settings, option.n_layers
     if settings.n_gpu_layers:

@@ -2,10 +2,10 @@
 
 import click
 
-from qgguf.cli.columns import shorten, width
-from qgguf.cli.logs import verbose_option
-from qgguf.cli.model_option import device_option, find_model, memory_options, model_option
-from qgguf.cli.texts import read_texts
+from qgguf.cli.logging_setup import verbose_option
+from qgguf.cli.options import device_option, find_model, memory_options, model_option
+from qgguf.cli.text_input import read_texts
+from qgguf.cli.text_width import shorten, width
 from qgguf.settings import device_setting, threads_setting, vram_setting
 
 # Columns for a text in the table.

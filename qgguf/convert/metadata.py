@@ -3,16 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
-from qgguf import __version__
-from qgguf.convert.architecture import Architecture, parameter_value, size
+from qgguf._version import __version__
+from qgguf.convert.architectures.table import Architecture, parameter_value, size
 from qgguf.convert.checkpoint import Checkpoint
-from qgguf.convert.header import Entry
-from qgguf.convert.mixture import FILE_TYPE_IDS
 from qgguf.convert.model_card import general_entries
-from qgguf.convert.sentence_modules import SentenceModules
+from qgguf.convert.quant_recipes import FILE_TYPE_IDS
+from qgguf.convert.sentence_transformers import SentenceModules
 from qgguf.convert.tokenizer import tokenizer_entries
-from qgguf.prompts import QWEN3_INSTRUCTION_TEMPLATE
-from qgguf.spec import Pooling
+from qgguf.gguf_format.writer import Entry
+from qgguf.model.prompts import QWEN3_INSTRUCTION_TEMPLATE
+from qgguf.model.spec import Pooling
 
 _QUANTIZATION_VERSION = 2
 # Qwen3-Embedding and its fine-tunes fill their vocabulary exactly; the chat models pad theirs to 151936.

@@ -10,8 +10,8 @@ from typing import Any
 import gguf
 
 from qgguf.convert.checkpoint import Checkpoint
-from qgguf.convert.header import Entry
 from qgguf.errors import CheckpointError
+from qgguf.gguf_format.writer import Entry
 
 _log = logging.getLogger("qgguf")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from qgguf.convert.header import TensorPlace
-from qgguf.convert.mixture import TYPE_IDS
-from qgguf.convert.part_file import told
+from qgguf.convert.atomic_file import told
+from qgguf.convert.quant_recipes import TYPE_IDS
 from qgguf.convert.safetensors import StoredTensor
 from qgguf.errors import CheckpointError
-from qgguf.gguf_header import row_bytes
+from qgguf.gguf_format.reader import row_bytes
+from qgguf.gguf_format.writer import TensorPlace
 from qgguf.native.quantize import is_finite, quantize_rows
 
 Progress = Callable[[int, int], None]

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from qgguf.convert.architecture import size
+from qgguf.convert.architectures.table import size
 from qgguf.convert.checkpoint import Checkpoint
-from qgguf.convert.header import Entry
 from qgguf.convert.pretokenizer import bpe_pre_tokenizer, wordpiece_pre_tokenizer
 from qgguf.convert.special_tokens import GGUF_KEYS, special_tokens
 from qgguf.errors import CheckpointError
+from qgguf.gguf_format.writer import Entry
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _MODELS = {"bpe": "BPE", "wordpiece": "WordPiece"}

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qgguf.errors import ModelFileError
-from qgguf.gguf_file import read_header, spec_of
 from qgguf.hub import LocalModel
 from qgguf.hub.catalogue import published_file
-from qgguf.spec import ModelSpec, Pooling
+from qgguf.model.from_gguf import read_header, spec_of
+from qgguf.model.spec import ModelSpec, Pooling
 
 Progress = Callable[[int, int], None]
 

@@ -1,9 +1,9 @@
 """Model names to files: catalogue, download, cache, checksums. Knows nothing about llama.cpp."""
 
 from qgguf.hub.cache import LocalModel, list_models, remove
-from qgguf.hub.checkpoint import fetch_checkpoint
-from qgguf.hub.names import default_model, locate, resolve
 from qgguf.hub.remote_header import read_remote_header
+from qgguf.hub.resolve import default_model, locate, resolve
+from qgguf.hub.snapshot import fetch_checkpoint
 
 __all__ = [
     "LocalModel",

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qgguf.errors import ModelNotFoundError
+from qgguf.hub.cache_layout import cache_folder, repo_folder
 from qgguf.hub.catalogue import short_name
-from qgguf.hub.layout import cache_folder, repo_folder
 
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 # Image and audio projectors lie beside the models they belong to.

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from qgguf.errors import ChecksumError, ModelNotFoundError
-from qgguf.hub.complaints import clear_errors, explain_offline, in_time, network_errors, status_of
-from qgguf.hub.layout import cache_folder, repo_folder, snapshot_path
+from qgguf.hub.cache_layout import cache_folder, repo_folder, snapshot_path
+from qgguf.hub.errors import clear_errors, explain_offline, in_time, network_errors, status_of
 from qgguf.hub.repository import RepoFile
 from qgguf.hub.settings import hub_settings
 

@@ -4,9 +4,9 @@ import re
 from typing import Any
 
 from qgguf.errors import ModelNotFoundError
-from qgguf.gguf_header import Header, parse_header
-from qgguf.hub.complaints import clear_errors
+from qgguf.gguf_format.reader import Header, parse_header
 from qgguf.hub.download import open_file
+from qgguf.hub.errors import clear_errors
 from qgguf.hub.repository import RepoFile
 
 _FIRST_BYTES = 1 << 16

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qgguf.errors import ModelNotFoundError
-from qgguf.hub.complaints import clear_errors, in_time
+from qgguf.hub.errors import clear_errors, in_time
 from qgguf.hub.settings import hub_settings
 
 _log = logging.getLogger("qgguf")

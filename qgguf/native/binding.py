@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qgguf.builds import BINDING_VERSION, compile_line
 from qgguf.errors import NativeError
-from qgguf.processor import compiled_in, lacking, read_processor
+from qgguf.hardware.cpu import compiled_in, lacking, read_processor
+from qgguf.native.builds import BINDING_VERSION, compile_line
 
 # NullHandler: an application that set up no logging must not find llama.cpp's warnings on its stderr
 # (logging's last-resort handler would put them there); one that did gets them by propagation.

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from qgguf.batching import SharedTokens, common_length, flat_tokens, share_prefixes, sort_order
 from qgguf.errors import DeviceMemoryError, NativeError
-from qgguf.memory import KEPT_PREFIXES, KEPT_TOKENS, n_sequences_of
+from qgguf.memory.planner import KEPT_PREFIXES, KEPT_TOKENS, n_sequences_of
+from qgguf.model.spec import Pooling
 from qgguf.native import binding
 from qgguf.native.model import NativeModel
 from qgguf.native.signals import HeldSignals
-from qgguf.spec import Pooling
 
 Ids = NDArray[np.int32]
 Vectors = NDArray[np.float32]

@@ -8,9 +8,9 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from qgguf.builds import compile_line
 from qgguf.errors import DeviceError, OptionError
 from qgguf.native import binding
+from qgguf.native.builds import compile_line
 from qgguf.settings import DEVICES
 
 # ggml_backend_dev_type; what is not here (the "meta" device that joins others) is none of ours.

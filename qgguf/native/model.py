@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qgguf.errors import DeviceError, DeviceMemoryError, ModelFileError, NativeError, OptionError
+from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.native import binding
 from qgguf.native.devices import Device, choose_device, handle_of, list_backends, list_devices
-from qgguf.spec import ModelSpec, Pooling
 
 log = logging.getLogger("qgguf")
 

@@ -1,6 +1,0 @@
-"""The architectures that can be converted; a new one is a table of its own and its name here."""
-
-from qgguf.convert.bert import BERT
-from qgguf.convert.qwen3 import QWEN3
-
-ARCHITECTURES = (QWEN3, BERT)

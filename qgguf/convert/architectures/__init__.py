@@ -1,0 +1,6 @@
+"""The architectures that can be converted; a new one is a table of its own and its name here."""
+
+from qgguf.convert.architectures.bert import BERT
+from qgguf.convert.architectures.qwen3 import QWEN3
+
+ARCHITECTURES = (QWEN3, BERT)

@@ -1,0 +1,30 @@
+"""Where huggingface-hub keeps things: blobs by checksum, snapshots by commit, refs by branch."""
+
+from pathlib import Path
+
+from qgguf.hub.errors import clear_errors
+from qgguf.hub.settings import hub_settings
+
+
+def cache_folder() -> Path:
+    """The hub cache: $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub."""
+    return Path(hub_settings().HF_HUB_CACHE)
+
+
+def repo_folder(repo: str) -> Path:
+    """A model repository's folder in the hub cache."""
+    return cache_folder() / f"models--{repo.replace('/', '--')}"
+
+
+def snapshot_path(repo: str, commit: str, name: str) -> Path:
+    """Where the cache shows a file of a commit."""
+    return repo_folder(repo).joinpath("snapshots", commit, *name.split("/"))
+
+
+def remember_revision(repo: str, revision: str, commit: str) -> None:
+    """Note which commit a branch was at, where huggingface-hub looks for it; a commit needs no note."""
+    if revision != commit:
+        path = repo_folder(repo) / "refs" / revision
+        with clear_errors(repo):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(commit, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""From texts to raw vectors: windows, batches, lanes, placement."""

@@ -1,0 +1,1 @@
+"""Memory use, estimated before anything is loaded."""

@@ -1,0 +1,78 @@
+"""Which strategy a model gets: the cheapest that gives the oracle's vectors, found by trying."""
+
+import logging
+
+import numpy as np
+
+from qgguf.errors import NativeError, OptionError
+from qgguf.model.spec import ModelSpec, Pooling
+from qgguf.native.context import Ids, NativeContext, Strategy, Vectors
+from qgguf.native.model import NativeModel
+
+log = logging.getLogger("qgguf")
+
+PROBE_CELLS = 256
+LEAST_COSINE = 0.999
+"""Quantised weights round differently for one row than for many; F16 reaches 0.9999."""
+
+
+def choose_strategy(model: NativeModel, *, threads: int, pooling: Pooling, asked: str | None = None) -> Strategy:
+    """Try the strategies on three short texts against the plain path, cheapest first.
+
+    asked    "last_rows", "two_calls" or "plain": no trying, except that it must fit the model
+    returns  the strategy, which is logged with the reason
+    raises   OptionError when the one asked for cannot serve this model
+    """
+    if asked is not None:
+        check_strategy(model.spec, pooling, asked)
+        return Strategy(asked)
+    if not (model.spec.causal and pooling is Pooling.LAST):
+        log.debug("Plain strategy: the model pools over all tokens.")
+        return Strategy.PLAIN
+    texts = _probe_texts(model)
+    expected = _try(model, Strategy.PLAIN, texts, threads)
+    for strategy in (Strategy.LAST_ROWS, Strategy.TWO_CALLS):
+        try:
+            found = _try(model, strategy, texts, threads)
+        except NativeError as error:
+            log.info("Strategy %s does not serve this model: %s", strategy.value, error)
+            continue
+        nearest = float(np.min(_cosines(found, expected)))
+        if nearest >= LEAST_COSINE:
+            log.info("Strategy %s: cosine %.6f or more to llama.cpp's own path.", strategy.value, nearest)
+            return strategy
+        log.info("Strategy %s gives other vectors than llama.cpp's own path (cosine %.4f).", strategy.value, nearest)
+    log.warning("Every token goes through the vocabulary projection: no faster way is right for this model.")
+    return Strategy.PLAIN
+
+
+def check_strategy(spec: ModelSpec, pooling: Pooling, asked: str | None) -> None:
+    """raises  OptionError when the strategy asked for cannot serve this model"""
+    if asked is None:
+        return
+    words = [strategy.value for strategy in Strategy]
+    if asked not in words:
+        raise OptionError(f"strategy={asked!r}; there are {', '.join(words)}.")
+    if asked != Strategy.PLAIN.value and not (spec.causal and pooling is Pooling.LAST):
+        raise OptionError(f"strategy={asked!r} is for causal models with last-token pooling. Use 'plain'.")
+
+
+def _probe_texts(model: NativeModel) -> list[Ids]:
+    """Three texts of 9, 1 and 5 tokens, whatever the vocabulary: what is compared is arithmetic, not meaning."""
+    middle = model.spec.vocab_size // 2
+    end = model.frame.after[-1:] or (0,)
+    return [np.array([*range(middle, middle + n), *end], np.int32) % model.spec.vocab_size for n in (8, 0, 4)]
+
+
+def _try(model: NativeModel, strategy: Strategy, texts: list[Ids], threads: int) -> Vectors:
+    context = NativeContext(model, cells=PROBE_CELLS, threads=threads, pooling=Pooling.LAST, strategy=strategy)
+    try:
+        return context.vectors(texts)
+    finally:
+        context.close()
+
+
+def _cosines(a: Vectors, b: Vectors) -> Vectors:
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines: Vectors = ((a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return cosines

@@ -1,0 +1,86 @@
+"""WordPiece: a text to the ids of a BERT vocabulary, as the Hugging Face tokenizers do it.
+
+llama.cpp's own differs for every Korean text (it does not decompose syllables), for the vowel signs of Indic scripts
+(it drops them), for words of more than 100 characters and for much punctuation.
+source  BertNormalizer, BertPreTokenizer and WordPiece of huggingface/tokenizers
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from qgguf.tokenization.unicode_tables import BERT_ALONE, BERT_MARKS, BERT_REMOVED
+
+# How a GGUF marks a token that starts a word; the others continue one.
+WORD_START = "\u2581"
+MAX_WORD_CHARACTERS = 100
+MAX_CACHED_WORDS = 1 << 17
+
+_REMOVED = re.compile(f"[{BERT_REMOVED}]+")
+_MARKS = re.compile(f"[{BERT_MARKS}]+")
+_WORDS = re.compile(rf"[{BERT_ALONE}]|[^\s{BERT_ALONE}]+")
+# Capitals younger than Python 3.10 whose small letters are old enough to be in a vocabulary.
+_YOUNG_CAPITALS = {0xA7CB: "\u0264", 0xA7DC: "\u019b"}
+
+
+def words_of(text: str, lowercase: bool, strip_accents: bool) -> list[str]:
+    """The normalised words that WordPiece cuts; a punctuation mark or an ideograph is a word.
+
+    >>> words_of("Été, 東京!", lowercase=True, strip_accents=True)
+    ['ete', ',', '東', '京', '!']
+    """
+    if not text.isascii():
+        if strip_accents:
+            text = _MARKS.sub("", unicodedata.normalize("NFD", text))
+        if lowercase:
+            # Each letter alone: str.lower() looks at a sigma's place in its word.
+            text = text.replace("Σ", "σ").translate(_YOUNG_CAPITALS)
+    return _WORDS.findall(_REMOVED.sub("", text.lower() if lowercase else text))
+
+
+class WordPiece:
+    """Ids of texts, without [CLS] and [SEP]; special tokens in a text are text.
+
+    tokens         the vocabulary as a GGUF holds it: id -> text, "▁" before those that start a word
+    unknown_id     id of [UNK]
+    lowercase      the model is uncased
+    strip_accents  accents are dropped
+    """
+
+    def __init__(
+        self, tokens: Sequence[str], unknown_id: int, lowercase: bool = True, strip_accents: bool = True
+    ) -> None:
+        self._lowercase, self._strip_accents = lowercase, strip_accents
+        self._unknown = (unknown_id,)
+        self._starts = {token[1:]: number for number, token in enumerate(tokens) if token.startswith(WORD_START)}
+        self._continues = {token: number for number, token in enumerate(tokens) if not token.startswith(WORD_START)}
+        self._longest = max(map(len, tokens))
+        self._cache: dict[str, tuple[int, ...]] = {}
+
+    def ids(self, text: str) -> list[int]:
+        """Ids of the text's words, in order."""
+        ids: list[int] = []
+        cache = self._cache
+        for word in words_of(text, self._lowercase, self._strip_accents):
+            known = cache.get(word)
+            if known is None:
+                if len(cache) >= MAX_CACHED_WORDS:
+                    cache.clear()
+                known = cache[word] = self._cut(word)
+            ids += known
+        return ids
+
+    def _cut(self, word: str) -> tuple[int, ...]:
+        """The longest token that starts the word, then the longest that goes on; [UNK] where one is missing."""
+        if len(word) > MAX_WORD_CHARACTERS:
+            return self._unknown
+        ids, start, tokens = [], 0, self._starts
+        while start < len(word):
+            for end in range(min(len(word), start + self._longest), start, -1):
+                if (number := tokens.get(word[start:end])) is not None:
+                    break
+            else:
+                return self._unknown
+            ids.append(number)
+            start, tokens = end, self._continues
+        return tuple(ids)
