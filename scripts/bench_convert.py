@@ -28,11 +28,10 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # for use from a checkout
 
-from make_random_checkpoint import SHAPES, make_checkpoint  # noqa: E402
-
 from qgguf.gguf_format.reader import read_header  # noqa: E402
 from qgguf.hardware.cores import usable_cores  # noqa: E402
 from qgguf.hardware.cpu import read_processor  # noqa: E402
+from scripts.make_random_checkpoint import SHAPES, make_checkpoint  # noqa: E402
 
 CHILD = """
 import json, os, sys, time

@@ -623,10 +623,8 @@ def sha256(path: Path) -> str:
 
 def tiny_model(folder: Path) -> Path:
     """Three layers of 256 dims under the real vocabulary, Q8_0."""
-    sys.path.insert(0, str(REPOSITORY / "tests"))
-    from checkpoints import make_qwen3_checkpoint
-
     from qgguf import convert_checkpoint
+    from tests.support.checkpoints import make_qwen3_checkpoint
 
     return convert_checkpoint(make_qwen3_checkpoint(folder / "tiny"), folder / "tiny.Q8_0.gguf", quant="Q8_0")
 
@@ -703,7 +701,8 @@ class Bench:
 
     def causal(self) -> None:
         """documents, queries, one_query."""
-        from qgguf import Embedder, sample_texts
+        from qgguf import Embedder
+        from qgguf.evaluation import sample_texts
 
         options = self.options
         documents, questions = sample_texts.documents(), sample_texts.queries()
@@ -725,7 +724,8 @@ class Bench:
 
     def sentences(self) -> None:
         """MiniLM."""
-        from qgguf import Embedder, sample_texts
+        from qgguf import Embedder
+        from qgguf.evaluation import sample_texts
 
         options = self.options
         documents = sample_texts.documents(languages=("english",))

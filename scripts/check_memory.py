@@ -2,7 +2,7 @@
 
     python scripts/check_memory.py [--shape 0.6b 4b 8b minilm bge-large] [--quant Q4_K_M ...] [--folder DIR]
 
-Makes a file of the shape's tensor table over a hole (scripts/make_empty_model.py), loads it and reads llama.cpp's log:
+Makes a file of the shape's tensor table over a hole (tests/support/empty_model.py), loads it and reads llama.cpp's log:
 weights and their repacked copy from a real load (so 8b in Q8_0 takes 8 GB of memory for a moment), KV cache, scratch
 and output rows from contexts of many settings. Prints each part, planned and reported, in MiB, and the worst deviation,
 then one JSON line; exits with 1 where one is more than 5 % off.
@@ -23,12 +23,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for use from a checkout
 
-from make_empty_model import SHAPES, make_empty_model
-
 from qgguf.memory.planner import KV_TYPES, ModelSizes, Settings, cells_of, kv_bytes, output_bytes, parts_of, repacked_on
 from qgguf.model.from_gguf import read_header, sizes_of, spec_of
 from qgguf.native import binding
 from qgguf.native.context import KV_TYPE_IDS
+from tests.support.empty_model import SHAPES, make_empty_model
 
 TOLERANCE = 0.05
 MIB = 1 << 20

@@ -4,9 +4,8 @@ import sys
 import time
 from pathlib import Path
 
-from fetch_minilm import fetch
-
 from qgguf import Embedder, convert_checkpoint
+from tests.support.minilm import fetch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUANTS = ("Q8_0", "Q4_K_M")

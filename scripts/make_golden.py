@@ -22,14 +22,14 @@ import sentence_transformers
 import tokenizers
 import torch
 import transformers
-from fetch_minilm import fetch
 from sentence_transformers import SentenceTransformer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "tests"))
+sys.path.insert(0, str(REPOSITORY))  # for use from a checkout
 
-from checkpoints import make_qwen3_checkpoint  # noqa: E402
-from texts import ENGLISH, GOLDEN, QUERIES  # noqa: E402
+from tests.support.checkpoints import make_qwen3_checkpoint  # noqa: E402
+from tests.support.minilm import fetch  # noqa: E402
+from tests.support.texts import ENGLISH, GOLDEN, QUERIES  # noqa: E402
 
 COMMAND = "python scripts/make_golden.py"
 
@@ -91,4 +91,8 @@ if __name__ == "__main__":
     torch.set_grad_enabled(False)
     make("minilm", fetch(REPOSITORY / ".cache"), "sentence-transformers/all-MiniLM-L6-v2")
     with tempfile.TemporaryDirectory() as folder:
-        make("qwen3", make_qwen3_checkpoint(Path(folder) / "qwen3"), "tests/checkpoints.py: make_qwen3_checkpoint()")
+        make(
+            "qwen3",
+            make_qwen3_checkpoint(Path(folder) / "qwen3"),
+            "tests/support/checkpoints.py: make_qwen3_checkpoint()",
+        )

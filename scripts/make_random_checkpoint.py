@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "tests"))
+sys.path.insert(0, str(REPOSITORY))  # for use from a checkout
 
-from checkpoints import bf16, qwen3_config, qwen3_layout, tokenizer_json, write_side_files  # noqa: E402
+from tests.support.checkpoints import bf16, qwen3_config, qwen3_layout, tokenizer_json, write_side_files  # noqa: E402
 
 _LARGER = {"max_position_embeddings": 40960, "eos_token_id": 151645, "transformers_version": "4.51.2"}
 # What each published config.json has other than the 0.6B's.

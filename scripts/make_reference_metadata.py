@@ -3,7 +3,7 @@
     python scripts/make_reference_metadata.py LLAMA_CPP MINILM
 
 LLAMA_CPP   a llama.cpp tree with `conversion/` and `gguf-py/` (vendor/llama.cpp of llama-cpp-python's source package)
-MINILM      the all-MiniLM-L6-v2 checkpoint folder (scripts/fetch_minilm.py)
+MINILM      the all-MiniLM-L6-v2 checkpoint folder (tests/support/minilm.py)
 """
 
 import json
@@ -32,10 +32,11 @@ def convert(checkpoint: Path, out: Path, quant: str) -> Path:
 
 
 def main(llama_cpp: Path, minilm: Path) -> None:
-    sys.path[:0] = [str(llama_cpp / "gguf-py"), str(llama_cpp), str(REPOSITORY / "tests")]
+    sys.path[:0] = [str(llama_cpp / "gguf-py"), str(llama_cpp), str(REPOSITORY)]
     import torch
     import transformers
-    from reference_checkpoints import MADE, MINILM, boiled_down
+
+    from tests.support.reference_checkpoints import MADE, MINILM, boiled_down
 
     found = {}
     with tempfile.TemporaryDirectory() as work:

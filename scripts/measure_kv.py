@@ -15,7 +15,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for use from a checkout
 
-from qgguf import Embedder, sample_texts
+from qgguf import Embedder
+from qgguf.evaluation import sample_texts
 from qgguf.memory.planner import KV_TYPES
 
 

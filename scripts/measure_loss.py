@@ -8,14 +8,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from fetch_minilm import fetch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from texts import ENGLISH  # noqa: E402
+sys.path.insert(0, str(ROOT))  # for use from a checkout
 
 from qgguf import Embedder, convert_checkpoint  # noqa: E402
+from tests.support.minilm import fetch  # noqa: E402
+from tests.support.texts import ENGLISH  # noqa: E402
 
 TYPES = ["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_NL", "IQ4_XS"]
 NEIGHBOURS = 10

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkpoints import make_qwen3_checkpoint
-from fetch_minilm import fetch
 from hypothesis import HealthCheck, settings
 
 from qgguf.gguf_format.reader import read_header
+from tests.support.checkpoints import make_qwen3_checkpoint
+from tests.support.minilm import fetch
 
 # llama.cpp's threads wait for each other in a busy loop, which on a machine with other work costs several times the
 # time of the whole suite. Read by OpenMP when the binding is loaded, here and in the processes that tests start.
@@ -29,6 +29,7 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 CACHE = REPOSITORY / ".cache"
+CHECKPOINTS_SOURCE = REPOSITORY / "tests" / "support" / "checkpoints.py"
 CONVERTER = [
     *sorted((REPOSITORY / "qgguf" / "convert").rglob("*.py")),
     REPOSITORY / "qgguf" / "native" / "quantize.py",
@@ -105,7 +106,7 @@ def minilm_q4(minilm_checkpoint: Path) -> Path:
 @pytest.fixture(scope="session")
 def qwen3_checkpoint() -> Path:
     """A small Qwen3 checkpoint with the real tokenizer (151669 tokens): that of the golden vectors."""
-    return made_once(f"qwen3-golden-{digest(Path(__file__).parent / 'checkpoints.py')}", make_qwen3_checkpoint)
+    return made_once(f"qwen3-golden-{digest(CHECKPOINTS_SOURCE)}", make_qwen3_checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +122,7 @@ def qwen3_q4(qwen3_checkpoint: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_qwen3_checkpoint() -> Path:
     """The same in 2 MB: 2074 tokens. For tests that need any Qwen3 model, quickly."""
-    name = f"qwen3-embedding-small-{digest(Path(__file__).parent / 'checkpoints.py')}"
+    name = f"qwen3-embedding-small-{digest(CHECKPOINTS_SOURCE)}"
     return made_once(name, lambda folder: make_qwen3_checkpoint(folder, small_vocab=True))
 
 
@@ -134,7 +135,7 @@ def small_qwen3(small_qwen3_checkpoint: Path) -> Path:
 @pytest.fixture(scope="session")
 def other_qwen3() -> Path:
     """Other weights with the same tokenizer as small_qwen3: equal ids, other vectors."""
-    name = f"qwen3-embedding-other-{digest(Path(__file__).parent / 'checkpoints.py')}"
+    name = f"qwen3-embedding-other-{digest(CHECKPOINTS_SOURCE)}"
     checkpoint = made_once(name, lambda folder: make_qwen3_checkpoint(folder, small_vocab=True, seed=1))
     return converted(checkpoint, "F16")
 

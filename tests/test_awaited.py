@@ -12,15 +12,15 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from comparing import cosines
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lanes import WatchedLanes, until
 
 from qgguf import Embedder
 from qgguf.errors import NativeError, TextError, TextTooLongError
 from qgguf.inference import inputs as text_lists
 from qgguf.inference.aio import MOST_WAITERS
+from tests.support.comparing import cosines
+from tests.support.lanes import WatchedLanes, until
 
 FORMS = ["encode", "encode_query", "encode_document", "embed"]
 TEXTS = ["é 한 😉", "x", "The harbour office, 1897.", "x"]

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import qgguf
 
-from qgguf import Embedder, sample_texts
+from qgguf import Embedder
 from qgguf.batching import common_length, sort_order
 from qgguf.errors import NativeError, OptionError
+from qgguf.evaluation import sample_texts
 from qgguf.evaluation.speed import LEAST_QUERIES, LEAST_TEXTS, ROUNDS, STEPS, Figures, measure
 from qgguf.hardware.machine import this_machine
 from qgguf.hardware.process_memory import peak_resident_bytes, resident_bytes
 from qgguf.model.from_gguf import read_spec
 from qgguf.native.model import NativeModel
 from qgguf.native.prompt_speed import N_TOKENS, RawPass
+from tests.support.processes import qgguf
 
 
 @pytest.fixture(scope="module")

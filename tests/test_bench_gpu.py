@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench_gpu import Figure, text_with
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qgguf.hardware.gpu import read_graphics
+from scripts.bench_gpu import Figure, text_with
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "bench_gpu.py"
 

@@ -9,13 +9,14 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from comparing import cosines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qgguf import Embedder, bulk
+from qgguf import Embedder
 from qgguf.errors import TextError
 from qgguf.inference import inputs as text_lists
+from qgguf.inference import pipeline as bulk
+from tests.support.comparing import cosines
 
 SMALL = {"WINDOW_TEXTS": 7, "WINDOW_CHARACTERS": 120}
 MAX_TOKENS = 40

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import make_qwen3_checkpoint, write_safetensors
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.safetensors import read_tensors
 from qgguf.errors import CheckpointError
+from tests.support.checkpoints import make_qwen3_checkpoint, write_safetensors
 
 TWO = {
     "é": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import environment, qgguf, qgguf_in_terminal, run_code
 
 from qgguf import Embedder
 from qgguf.cli.vector_output import write_vectors
 from qgguf.embedder import Embeddings
+from tests.support.processes import environment, qgguf, qgguf_in_terminal, run_code
 
 TEXTS = ["how tall is Everest?", "한국어 é 😉", ""]
 FORMATS = ["json", "jsonl", "npy", "csv", "base64"]

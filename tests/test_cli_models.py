@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import COMMIT, Hub, Repo, serve, silence
-from processes import qgguf, qgguf_in_terminal
 
 from qgguf.model.from_gguf import read_spec
+from tests.support.hub_server import COMMIT, Hub, Repo, serve, silence
+from tests.support.processes import qgguf, qgguf_in_terminal
 
 terminal = pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals here")
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import Hub, Repo, serve
-from make_empty_model import make_empty_model
-from processes import qgguf
 
 from qgguf.hub.catalogue import CATALOGUE
 from qgguf.model.from_gguf import read_header
+from tests.support.empty_model import make_empty_model
+from tests.support.hub_server import Hub, Repo, serve
+from tests.support.processes import qgguf
 
 FOUR_B = "Qwen3 Embedding 4B, Q4_K_M, 36 layers"
 

@@ -8,9 +8,6 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from bert_checkpoints import make_bert_checkpoint
-from checkpoints import make_qwen3_checkpoint
-from llama_quantize import llama_quantize, tensors_of
 
 from qgguf import hub
 from qgguf.convert.converter import convert_checkpoint
@@ -19,6 +16,9 @@ from qgguf.errors import CheckpointError, OptionError
 from qgguf.gguf_format.reader import read_header
 from qgguf.model.from_gguf import read_spec
 from qgguf.model.spec import Pooling
+from tests.support.bert_checkpoints import make_bert_checkpoint
+from tests.support.checkpoints import make_qwen3_checkpoint
+from tests.support.llama_quantize import llama_quantize, tensors_of
 
 SMALL = {"small_vocab": True, "layers": 2, "dims": 64, "heads": 2, "kv_heads": 1, "head_dim": 32, "ffn": 96}
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from bert_checkpoints import make_bert_checkpoint
-from checkpoints import make_qwen3_checkpoint
 
 from qgguf.convert import converter as run
 from qgguf.convert.atomic_file import Writeback
 from qgguf.convert.converter import convert_checkpoint
 from qgguf.errors import CheckpointError, OutputError
 from qgguf.model.from_gguf import read_spec
+from tests.support.bert_checkpoints import make_bert_checkpoint
+from tests.support.checkpoints import make_qwen3_checkpoint
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
 FULL_DEVICE = Path("/dev/full")

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from bert_checkpoints import make_bert_checkpoint
-from checkpoints import make_qwen3_checkpoint
-from llama_quantize import llama_quantize, tensors_of
 
 from qgguf.convert.converter import convert_checkpoint
 from qgguf.convert.quant_recipes import QUANTS
+from tests.support.bert_checkpoints import make_bert_checkpoint
+from tests.support.checkpoints import make_qwen3_checkpoint
+from tests.support.llama_quantize import llama_quantize, tensors_of
 
 # name -> (maker, master type). Shapes are chosen for what they make of the mixture:
 CHECKPOINTS = {

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from reference_checkpoints import MADE, MINILM, boiled_down
 
 from qgguf.convert.converter import convert_checkpoint
+from tests.support.reference_checkpoints import MADE, MINILM, boiled_down
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "reference_metadata.json").read_text(encoding="utf-8"))[
     "files"

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bert_checkpoints import bert_tensors, make_bert_checkpoint
-from checkpoints import as_dtype, make_qwen3_checkpoint, write_safetensors
 
 from qgguf.convert.converter import convert_checkpoint
 from qgguf.errors import CheckpointError, OptionError, OutputError, OutputExistsError, QgError
+from tests.support.bert_checkpoints import bert_tensors, make_bert_checkpoint
+from tests.support.checkpoints import as_dtype, make_qwen3_checkpoint, write_safetensors
 
 SMALL = {"small_vocab": True, "layers": 2, "dims": 64, "heads": 2, "kv_heads": 1, "head_dim": 32, "ffn": 96}
 

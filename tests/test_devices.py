@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import run_code
 
 from qgguf import Embedder
 from qgguf.errors import DeviceError, OptionError
@@ -20,6 +19,7 @@ from qgguf.native.builds import BINDING_VERSION
 from qgguf.native.devices import Device, choose_device, handle_of, list_backends, list_devices
 from qgguf.native.model import NativeModel
 from qgguf.settings import DEVICES
+from tests.support.processes import run_code
 
 HOST = Device("CPU", "a processor", "cpu", "CPU", 8_000_000_000, 8_000_000_000)
 TEXTS = ["é", "한국어", "😉", "word " * 300]

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import COMMIT
-from processes import qgguf
 
 from qgguf.cli.doctor import page
 from qgguf.doctor.checks import about_devices, examine
@@ -21,6 +19,8 @@ from qgguf.model.from_gguf import read_spec
 from qgguf.native import binding
 from qgguf.native.builds import BINDING_VERSION
 from qgguf.native.devices import list_devices
+from tests.support.hub_server import COMMIT
+from tests.support.processes import qgguf
 
 NO_GPU: dict[str, Any] = {
     "backends": ["CPU"],

@@ -4,8 +4,6 @@ import threading
 
 import numpy as np
 import pytest
-from comparing import cosines
-from gguf_bytes import QWEN3, gguf, save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llama_cpp import LLAMA_POOLING_TYPE_LAST, LLAMA_POOLING_TYPE_MEAN, Llama
@@ -21,6 +19,8 @@ from qgguf.errors import (
     TextError,
     TextTooLongError,
 )
+from tests.support.comparing import cosines
+from tests.support.gguf_bytes import QWEN3, gguf, save
 
 TEXTS = ["The cat sat.", "é 한 😉", "", "def f(x): return x", "नमस्ते दुनिया", "a " * 300, "\n\t ", "e\u0301"]
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from gguf_bytes import QWEN3, gguf, save
 
 from qgguf.errors import ModelFileError
 from qgguf.model.from_gguf import read_spec
 from qgguf.model.prompts import QWEN3_INSTRUCTION_TEMPLATE
 from qgguf.model.spec import Pooling
+from tests.support.gguf_bytes import QWEN3, gguf, save
 
 WEIGHTS = {"token_embd.weight": np.ones((6, 32))}
 

@@ -3,12 +3,12 @@ import struct
 import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
-from gguf_bytes import QWEN3, gguf, save, text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qgguf.errors import ModelFileError
 from qgguf.gguf_format.reader import TENSOR_TYPES, read_header, row_bytes
+from tests.support.gguf_bytes import QWEN3, gguf, save, text
 
 WHOLE = gguf(QWEN3, {"token_embd.weight": np.arange(12).reshape(3, 4), "output_norm.weight": np.ones(4)})
 

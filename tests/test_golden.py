@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comparing import cosines
-from fetch_minilm import sha256
-from texts import ENGLISH, GOLDEN, QUERIES
 
 from qgguf import Embedder, convert_checkpoint
+from tests.support.comparing import cosines
+from tests.support.minilm import sha256
+from tests.support.texts import ENGLISH, GOLDEN, QUERIES
 
 FOLDER = Path(__file__).parent / "golden"
 DOCUMENTS, QUESTIONS = list(GOLDEN.values()), list(QUERIES.values())
@@ -152,9 +152,9 @@ def test_two_processes_give_the_same_bytes(file: str, request: pytest.FixtureReq
     """One call on one CPU gives the same bytes each time, from the first text on."""
     program = (
         "import hashlib, sys; sys.path.insert(0, sys.argv[2])\n"
-        "from texts import GOLDEN; from qgguf import Embedder\n"
+        "from tests.support.texts import GOLDEN; from qgguf import Embedder\n"
         "print(hashlib.sha256(Embedder(sys.argv[1]).encode(list(GOLDEN.values())).tobytes()).hexdigest())"
     )
-    command = [sys.executable, "-c", program, str(request.getfixturevalue(file)), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", program, str(request.getfixturevalue(file)), str(Path(__file__).parent.parent)]
     runs = {subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)}
     assert len(runs) == 1

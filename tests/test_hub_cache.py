@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import COMMIT, Hub, Repo, serve
-from processes import ask_hub
+
+from tests.support.hub_server import COMMIT, Hub, Repo, serve
+from tests.support.processes import ask_hub
 
 MODEL = b"GGUF \xec\x95\x88\xeb\x85\x95 \xf0\x9f\x98\x89 " * 200
 NAMES = "[model.name for model in hub.list_models()]"

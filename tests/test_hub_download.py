@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import COMMIT, Hub, Repo, serve, silence
-from processes import ask_hub, environment
 
 from qgguf.errors import ModelNotFoundError
 from qgguf.hub.repository import RepoFile, is_clean
+from tests.support.hub_server import COMMIT, Hub, Repo, serve, silence
+from tests.support.processes import ask_hub, environment
 
 MODEL = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(100_000))
 CHECKSUM = hashlib.sha256(MODEL).hexdigest()

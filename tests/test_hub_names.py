@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import COMMIT, Hub, Repo, serve
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import ask_hub
 
 from qgguf.hub.catalogue import CATALOGUE, short_name
 from qgguf.hub.resolve import pick_quant
+from tests.support.hub_server import COMMIT, Hub, Repo, serve
+from tests.support.processes import ask_hub
 
 # Over the size from which the hub keeps a SHA-256.
 MODEL = b"GGUF \xec\x95\x88\xeb\x85\x95 \xf0\x9f\x98\x89 " * 200

@@ -9,12 +9,12 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from comparing import cosines
-from lanes import WatchedLanes, until
 
 from qgguf import Embedder
 from qgguf.errors import NativeError, TextError
 from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext, _RowReader
+from tests.support.comparing import cosines
+from tests.support.lanes import WatchedLanes, until
 
 TEXTS = ["é 한 😉", "x", "The harbour office, 1897."]
 

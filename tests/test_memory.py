@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from check_memory import TOLERANCE, check_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_empty_model import SHAPES, make_empty_model
 
 from qgguf.errors import BudgetError, ModelFileError, OptionError
 from qgguf.memory import planner as memory
 from qgguf.memory.planner import ModelSizes, Plan, in_gigabytes, larger_plan, parse_bytes, parts_of, plan, smaller_plan
 from qgguf.model.from_gguf import read_header, sizes_of, spec_of
+from scripts.check_memory import TOLERANCE, check_model
+from tests.support.empty_model import SHAPES, make_empty_model
 
 MIB = 1 << 20
 GPU_BUDGET = 3_000_000_000

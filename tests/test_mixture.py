@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from llama_quantize import llama_quantize
 
 from qgguf.convert.quant_recipes import (
     FILE_TYPE_IDS,
@@ -23,6 +22,7 @@ from qgguf.convert.quant_recipes import (
 from qgguf.errors import OptionError
 from qgguf.gguf_format.reader import TENSOR_TYPES, read_header
 from qgguf.gguf_format.writer import Entry, TensorPlace, aligned, header_bytes
+from tests.support.llama_quantize import llama_quantize
 
 ROWS = st.sampled_from([32, 64, 96, 100, 128, 256, 384, 512])
 

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_empty_model import make_empty_model
-from processes import qgguf
 
-from qgguf import Embedder, engine
+from qgguf import Embedder
 from qgguf.errors import BudgetError, DeviceError, DeviceMemoryError, OptionError
 from qgguf.hardware.ram import HostMemory
+from qgguf.inference import engine
 from qgguf.inference.placement import LEFT_FREE, Resources, Wanted, needed, next_smaller, place
 from qgguf.memory.planner import REPACKED, ModelSizes, worth_repacking
 from qgguf.model.from_gguf import read_header, sizes_of, spec_of
 from qgguf.native.devices import Device
+from tests.support.empty_model import make_empty_model
+from tests.support.processes import qgguf
 
 GB = 10**9
 CPU = Device("CPU", "a processor", "cpu", "CPU", 0, 0)

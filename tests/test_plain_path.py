@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comparing import cosines
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lanes import WatchedLanes, until
 
 from qgguf import Embedder, Embeddings
 from qgguf.model.spec import Pooling
 from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext, Strategy
 from qgguf.native.model import NativeModel
+from tests.support.comparing import cosines
+from tests.support.lanes import WatchedLanes, until
 
 CELLS, MICRO_BATCH, VOCABULARY = 256, 96, 2074
 Ids = tuple[int, ...]

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from checkpoints import bf16
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from qgguf.errors import NativeError
 from qgguf.gguf_format.reader import row_bytes
 from qgguf.native import binding, quantize
 from qgguf.native.quantize import BF16, F16, F32, is_finite, quantize_rows
+from tests.support.checkpoints import bf16
 
 
 def raw(type_id: int, values: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@ import random
 
 import numpy as np
 import pytest
-from checkpoints import qwen3_layout
-from make_random_checkpoint import BLOCK, SHAPES, blocks, config_of, tokenizer_of
+
+from scripts.make_random_checkpoint import BLOCK, SHAPES, blocks, config_of, tokenizer_of
+from tests.support.checkpoints import qwen3_layout
 
 # source: the published repositories. SHA-256 of tokenizer.json and config.json, weights in model.safetensors
 PUBLISHED = {

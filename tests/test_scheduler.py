@@ -566,7 +566,7 @@ def test_an_interrupt_anywhere_loses_no_lane():
     """Ctrl-C, some hundred times, between any two steps of the scheduler's own: the next call is computed as ever."""
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
         timeout=120,

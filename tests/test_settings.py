@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import qgguf
 
 from qgguf.errors import OptionError
 from qgguf.settings import DEVICES, MOST_THREADS, device_setting, threads_setting
+from tests.support.processes import qgguf
 
 
 def test_the_argument_wins():

@@ -9,10 +9,8 @@ from pathlib import Path
 import babel.localedata
 import pytest
 from babel import Locale
-from checkpoints import tokenizer_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from texts import CONTROL, GOLDEN, USER_DEFINED
 from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -21,6 +19,8 @@ from qgguf import Embedder
 from qgguf.gguf_format.reader import read_header
 from qgguf.tokenization.byte_bpe import ByteBpe
 from qgguf.tokenization.wordpiece import words_of
+from tests.support.checkpoints import tokenizer_json
+from tests.support.texts import CONTROL, GOLDEN, USER_DEFINED
 
 END = 151643
 Ids = Callable[[str], list[int]]

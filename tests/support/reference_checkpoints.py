@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bert_checkpoints import make_bert_checkpoint
-from checkpoints import make_qwen3_checkpoint
+
+from tests.support.bert_checkpoints import make_bert_checkpoint
+from tests.support.checkpoints import make_qwen3_checkpoint
 
 _CARD = """---
 license: apache-2.0

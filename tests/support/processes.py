@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 _ASK = """
 import json, sys

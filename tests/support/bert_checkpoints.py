@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from checkpoints import as_dtype, random_weights, write_shards
+
+from tests.support.checkpoints import as_dtype, random_weights, write_shards
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

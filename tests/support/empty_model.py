@@ -1,20 +1,17 @@
 """A GGUF with the tensor table of a published model and no weights: what a size check or a plan needs, in a few MB.
 
-    python scripts/make_empty_model.py 0.6b|4b|8b|minilm|bge-large [--quant Q4_K_M] [--layers N] [--folder DIR]
+    python -m tests.support.empty_model 0.6b|4b|8b|minilm|bge-large [--quant Q4_K_M] [--layers N] [--folder DIR]
 
 Names, shapes and types of the tensors are those that `qgguf convert` writes for the real checkpoint. The weights are a
 hole in a sparse file and read as zeros; the vocabulary has the right length and made-up tokens. Prints the path.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))  # for use from a checkout
-
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 from qgguf.convert.architectures.bert import BERT  # noqa: E402
 from qgguf.convert.architectures.qwen3 import QWEN3  # noqa: E402
 from qgguf.convert.architectures.table import Architecture, parameter_value  # noqa: E402

@@ -1,0 +1,1 @@
+"""What tests and scripts share: checkpoints, texts, a local hub, processes."""
