@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 
 from qgguf.errors import OptionError
-from qgguf.memory.planner import parse_bytes
+from qgguf.units import parse_bytes
 
 DEVICES = ("auto", "cpu", "gpu", "cuda")
 """auto: the GPU where there is one, else the CPU. gpu and cuda demand one, cuda of NVIDIA's backend."""

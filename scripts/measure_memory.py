@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for use from 
 
 from qgguf import Embedder
 from qgguf.hardware.process_memory import own_resident_bytes, peak_resident_bytes
-from qgguf.memory.planner import in_gigabytes
+from qgguf.units import in_gigabytes
 
 
 class Anonymous:

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qgguf.cli.models import readable
 from qgguf.cli.similarity import table
 from qgguf.cli.text_input import split_lines
 from qgguf.cli.text_width import shorten, width
 from qgguf.cli.vector_output import numbers, output, write_vectors
 from qgguf.embedder import Embeddings
+from qgguf.units import readable
 
 # Everything but the two letters that end a line; U+2028, U+0085, \x0b, \x1c ... are letters like any other.
 LINES = st.lists(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"])))

@@ -139,6 +139,9 @@ def test_another_release_is_wrong(small_qwen3: Path, tmp_path: Path):
     (finding,) = wrong(found)
     assert f"0.3.35 is here, {BINDING_VERSION} is needed" in finding["says"]
     assert "skipped" in found["trial"]
+    # Nor does the library use it: wrong structures would be read and written in silence.
+    done = qgguf("embed", "é 한 😉", "-m", str(small_qwen3), home=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 1 and done.stdout == b"" and f"{BINDING_VERSION} is needed" in done.stderr.decode()
 
 
 @pytest.mark.parametrize(

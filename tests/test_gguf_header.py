@@ -2,12 +2,12 @@ import struct
 
 import numpy as np
 import pytest
-from gguf import GGUFReader, GGUFWriter
+from gguf import GGUFReader, GGUFWriter, LlamaFileType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qgguf.errors import ModelFileError
-from qgguf.gguf_format.reader import TENSOR_TYPES, read_header, row_bytes
+from qgguf.gguf_format.reader import FILE_TYPES, TENSOR_TYPES, read_header, row_bytes
 from tests.support.gguf_bytes import QWEN3, gguf, save, text
 
 WHOLE = gguf(QWEN3, {"token_embd.weight": np.arange(12).reshape(3, 4), "output_norm.weight": np.ones(4)})
@@ -159,3 +159,9 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path):
         read_header(tmp_path / "missing.gguf")
     with pytest.raises(ModelFileError, match="Cannot read"):
         read_header(tmp_path)
+
+
+def test_file_types_have_the_names_of_the_gguf_package():
+    """general.file_type -> name, held against the package of llama.cpp's authors."""
+    theirs = {int(kind): kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType}
+    assert {number: theirs.get(number) for number in FILE_TYPES} == FILE_TYPES

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from qgguf.errors import BudgetError, ModelFileError, OptionError
 from qgguf.memory import planner as memory
-from qgguf.memory.planner import ModelSizes, Plan, in_gigabytes, larger_plan, parse_bytes, parts_of, plan, smaller_plan
+from qgguf.memory.planner import ModelSizes, Plan, larger_plan, parts_of, plan, smaller_plan
 from qgguf.model.from_gguf import read_header, sizes_of, spec_of
+from qgguf.units import in_gigabytes, parse_bytes
 from scripts.check_memory import TOLERANCE, check_model
 from tests.support.empty_model import SHAPES, make_empty_model
 

@@ -89,3 +89,10 @@ def test_an_unknown_precision_is_refused():
     """The message lists what there is."""
     with pytest.raises(OptionError, match="float32, int8, binary, ubinary"):
         to_precision(np.zeros((1, 8), np.float32), "fp4")
+
+
+def test_the_int8_scale_is_pinned():
+    """Stored int8 codes depend on it: 8 standard deviations of a unit vector's numbers over 127 steps."""
+    assert int8_scale(1024) == pytest.approx(0.25 / 127, rel=1e-12)
+    codes = to_precision(np.array([[0.01, -0.1, 0.3] + [0.0] * 1021], np.float32), "int8")
+    assert codes[0, :3].tolist() == [5, -51, 127]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from qgguf.cli.logging_setup import verbose_option
-from qgguf.cli.models import readable
 from qgguf.cli.options import device_option, find_model, memory_options, threads_option
 from qgguf.cli.text_input import read_texts
+from qgguf.units import readable
 
 if TYPE_CHECKING:
     from qgguf.evaluation.speed import Figures, Rate

@@ -6,7 +6,7 @@ import click
 def as_bytes(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
     """Callback of an option: its words as bytes; what `parse_bytes` refuses is wrong usage."""
     from qgguf.errors import OptionError
-    from qgguf.memory.planner import parse_bytes
+    from qgguf.units import parse_bytes
 
     try:
         return None if value is None else parse_bytes(value)

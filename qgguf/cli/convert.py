@@ -42,8 +42,8 @@ def convert(
     qgguf convert Qwen/Qwen3-Embedding-0.6B -o models/
     """
     from qgguf import convert_checkpoint
-    from qgguf.cli.models import readable
     from qgguf.cli.progress import bar
+    from qgguf.units import readable
 
     with bar(f"Fetching {checkpoint}") as show_fetch, bar("Converting") as show:
         path = convert_checkpoint(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qgguf.cli.logging_setup import verbose_option
-from qgguf.cli.models import readable
 from qgguf.cli.text_width import width
+from qgguf.units import readable
 
 if TYPE_CHECKING:
     from qgguf.doctor.checks import Report

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qgguf.cli.logging_setup import verbose_option
-from qgguf.cli.models import readable
+from qgguf.units import readable
 
 if TYPE_CHECKING:
     from qgguf.model.spec import ModelSpec

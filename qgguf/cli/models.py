@@ -8,6 +8,7 @@ import click
 
 from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.text_width import width
+from qgguf.units import readable
 
 
 @click.command()
@@ -80,20 +81,6 @@ def rm(name: str, yes: bool) -> None:
             return
     removed = hub.remove(name)
     click.echo(f"{removed.name} is deleted, {readable(removed.size_bytes)} are free again.")
-
-
-def readable(size_bytes: int) -> str:
-    """A size for people, in powers of 1000 as disks and the hub count.
-
-    >>> readable(639_150_592)
-    '639.2 MB'
-    """
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
 
 
 def _row(model: Any) -> tuple[str, str, str, str]:

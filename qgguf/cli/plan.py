@@ -7,8 +7,8 @@ import click
 
 from qgguf.cli.budget import as_bytes
 from qgguf.cli.logging_setup import verbose_option
-from qgguf.cli.models import readable
 from qgguf.cli.options import kv_type_option
+from qgguf.units import readable
 
 if TYPE_CHECKING:
     from qgguf.gguf_format.reader import Header
@@ -146,7 +146,7 @@ def _show_settings(found: "Plan") -> None:
 
 def _option_line(option: "Plan", here: "Plan") -> str:
     """With what budget comes what: "with 3.02GB: all 36 layers on the GPU, 4,096 tokens, 512 at once, KV cache f16"."""
-    from qgguf.memory.planner import in_gigabytes
+    from qgguf.units import in_gigabytes
 
     settings, n_layers = option.settings, option.n_layers
     if settings.n_gpu_layers:

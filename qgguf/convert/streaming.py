@@ -20,8 +20,7 @@ from qgguf.errors import CheckpointError
 from qgguf.gguf_format.reader import row_bytes
 from qgguf.gguf_format.writer import TensorPlace
 from qgguf.native.quantize import is_finite, quantize_rows
-
-Progress = Callable[[int, int], None]
+from qgguf.types import Progress
 
 CHUNK_BYTES = 1 << 20
 # Numbers widened to float32 at once: 256 KB stay in a core's cache.

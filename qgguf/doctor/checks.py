@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from qgguf import hub
 from qgguf._version import __version__
-from qgguf.doctor.model_files import ModelState, Progress, examine_model
+from qgguf.doctor.model_files import ModelState, examine_model
 from qgguf.doctor.probe import ask
 from qgguf.errors import QgError
 from qgguf.hardware.cores import Cores, read_cores
@@ -19,8 +19,9 @@ from qgguf.hardware.cpu import compiled_in, lacking, read_processor, unused
 from qgguf.hardware.gpu import Graphics, backends_for, read_graphics
 from qgguf.hardware.ram import HostMemory, host_memory
 from qgguf.hub.catalogue import CATALOGUE
-from qgguf.native.builds import BINDING_VERSION, compile_line, wheel_line
+from qgguf.native.builds import compile_line, wheel_line
 from qgguf.settings import device_setting, threads_setting, vram_setting
+from qgguf.types import Progress
 
 Value = TypeVar("Value")
 
@@ -183,15 +184,6 @@ def _broken_binding(said: dict[str, Any]) -> Finding:
 
 def _about_binding(said: dict[str, Any], idle: Sequence[str]) -> list[Finding]:
     found = []
-    if said["version"] != BINDING_VERSION:
-        found.append(
-            Finding(
-                "binding",
-                True,
-                f"llama-cpp-python {said['version']} is here, {BINDING_VERSION} is needed: its structures differ.",
-                (compile_line("CPU", sys.platform),),
-            )
-        )
     if idle:
         found.append(
             Finding(
@@ -306,7 +298,7 @@ def _trial(
     binding: dict[str, Any],
     findings: list[Finding],
 ) -> dict[str, Any]:
-    if "error" in binding or binding["version"] != BINDING_VERSION:
+    if "error" in binding:
         return {"skipped": "llama-cpp-python must work first"}
     size_bytes = path.stat().st_size
     if memory is not None and size_bytes > memory.free_bytes:

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from qgguf.hub import LocalModel
 from qgguf.hub.catalogue import published_file
 from qgguf.model.from_gguf import read_header, spec_of
 from qgguf.model.spec import ModelSpec, Pooling
-
-Progress = Callable[[int, int], None]
+from qgguf.types import Progress
 
 _READ_BYTES = 1 << 22
 

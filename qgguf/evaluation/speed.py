@@ -22,6 +22,7 @@ from qgguf.model.prompts import QUERY_PROMPT_NAMES
 from qgguf.native.model import NativeModel
 from qgguf.native.prompt_speed import RawPass
 from qgguf.settings import threads_setting
+from qgguf.types import Progress
 
 ROUNDS = 3
 LEAST_TEXTS, MOST_TEXTS = 8, 8192
@@ -30,8 +31,6 @@ LEAST_QUERIES, MOST_QUERIES = 11, 500
 SHARES = (0.4, 0.2, 0.15, 0.25)
 # A pilot for documents and one for queries, their rounds, the single queries, the raw passes and one before them.
 STEPS = 2 + 2 * ROUNDS + 1 + 1 + ROUNDS
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,8 +21,7 @@ from qgguf.hub.cache_layout import cache_folder, repo_folder, snapshot_path
 from qgguf.hub.errors import clear_errors, explain_offline, in_time, network_errors, status_of
 from qgguf.hub.repository import RepoFile
 from qgguf.hub.settings import hub_settings
-
-Progress = Callable[[int, int], None]
+from qgguf.types import Progress
 
 _log = logging.getLogger("qgguf")
 

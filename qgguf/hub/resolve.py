@@ -8,10 +8,11 @@ from qgguf.errors import ModelNotFoundError
 from qgguf.hub.cache import cached_files, is_model, is_split, list_models
 from qgguf.hub.cache_layout import cache_folder, remember_revision, repo_folder
 from qgguf.hub.catalogue import CATALOGUE, PublishedModel
-from qgguf.hub.download import Progress, check, fetch
+from qgguf.hub.download import check, fetch
 from qgguf.hub.errors import explain_offline
 from qgguf.hub.repository import RepoFile, list_files
 from qgguf.hub.settings import hub_settings
+from qgguf.types import Progress
 
 _REPO_QUANT = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<quant>[\w.-]+))?", re.ASCII)
 _REPO_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>.+\.gguf)", re.ASCII | re.IGNORECASE)

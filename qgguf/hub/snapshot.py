@@ -5,10 +5,11 @@ from pathlib import Path
 
 from qgguf.errors import ModelNotFoundError
 from qgguf.hub.cache_layout import cache_folder, remember_revision, repo_folder
-from qgguf.hub.download import Progress, fetch
+from qgguf.hub.download import fetch
 from qgguf.hub.errors import explain_offline
 from qgguf.hub.repository import list_files
 from qgguf.hub.settings import hub_settings
+from qgguf.types import Progress
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 

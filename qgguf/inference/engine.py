@@ -14,8 +14,8 @@ from qgguf.errors import DeviceError, DeviceMemoryError, NativeError, QgError
 from qgguf.hardware.cpu import types_to_repack
 from qgguf.hardware.ram import host_memory
 from qgguf.inference.placement import Resources, Wanted, needed, next_smaller, place, place_on_cpu
-from qgguf.inference.scheduler import Between, Call, Scheduler, Vectors
-from qgguf.memory.planner import KEPT_TOKENS, ModelSizes, in_gigabytes
+from qgguf.inference.scheduler import Between, Call, Scheduler
+from qgguf.memory.planner import KEPT_TOKENS, ModelSizes
 from qgguf.model.from_gguf import Header, sizes_of
 from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.native.context import NativeContext, Strategy
@@ -23,6 +23,8 @@ from qgguf.native.devices import list_backends, list_devices
 from qgguf.native.model import NativeModel
 from qgguf.native.strategy_probe import check_strategy, choose_strategy
 from qgguf.tokenization.tokenizer import Tokenizer
+from qgguf.units import in_gigabytes
+from qgguf.vectors import Vectors
 
 log = logging.getLogger("qgguf")
 
@@ -51,7 +53,7 @@ class Engine:
         self._path, self._spec, self._wanted, self._pooling = path, spec, wanted, pooling
         check_strategy(spec, pooling, strategy)
         # llama.cpp's own pooling of the last token takes all of a text's rows out of the model.
-        last_rows = spec.causal and pooling is Pooling.LAST and strategy != Strategy.PLAIN.value
+        last_rows = spec.pools_last_row(pooling) and strategy != Strategy.PLAIN.value
         sizes = replace(sizes_of(header, spec), last_rows=last_rows, means=pooling is Pooling.MEAN)
         self._open(sizes, strategy)
         try:

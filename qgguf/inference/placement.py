@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from qgguf.errors import BudgetError
 from qgguf.hardware.ram import HostMemory
-from qgguf.memory.planner import ModelSizes, Plan, in_gigabytes, plan, smaller_plan
+from qgguf.memory.planner import ModelSizes, Plan, plan, smaller_plan
 from qgguf.native.devices import Device, choose_device
+from qgguf.units import in_gigabytes
 
 log = logging.getLogger("qgguf")
 

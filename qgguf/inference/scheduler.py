@@ -12,12 +12,11 @@ from queue import SimpleQueue
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qgguf.batching import Ids, common_length, distinct_texts, order_texts, take_batch
 from qgguf.errors import NativeError
+from qgguf.vectors import Vectors
 
-Vectors = NDArray[np.float32]
 Between = Callable[[int, int], None]
 """Called between two native calls with the tokens done and those in all; raises to stop."""
 

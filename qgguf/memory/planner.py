@@ -24,12 +24,12 @@ Its cache holds a key and a value of 2 * 64 numbers of 2 bytes for each cell and
 The tied output matrix is looked up on the host and never multiplied with (see native/context.py), so no GPU holds it.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from qgguf.errors import BudgetError, OptionError
 from qgguf.memory.compute_buffer import Pass, scratch_bytes
+from qgguf.units import in_gigabytes
 
 KV_TYPES: Mapping[str, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """KV cache type -> bytes of a number, the best first."""
@@ -583,42 +583,3 @@ def _nothing_fits(best: Plan, vram: int | None, ram: int | None) -> str:
         f"Nothing fits in {in_gigabytes(ram or 0)} of the host's memory: {least} on the GPU needs {needed}. "
         "Give more, set a smaller token limit, or take a smaller file of the model."
     )
-
-
-# Words of people
-
-_UNITS = {"b": 1} | {
-    letter + tail: base**power for power, letter in enumerate("kmgt", 1) for tail, base in (("b", 1000), ("ib", 1024))
-}
-_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?(?:e\d{1,2})?)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
-_LEAST_BUDGET = 1_000_000
-
-
-def parse_bytes(text: str) -> int:
-    """A budget as people write it.
-
-    >>> parse_bytes("3GB"), parse_bytes("3 GiB"), parse_bytes("3000MB"), parse_bytes("3e9"), parse_bytes("2.5gb")
-    (3000000000, 3221225472, 3000000000, 3000000000, 2500000000)
-
-    raises  OptionError: another unit, or less than a megabyte
-    """
-    found = _BYTES.fullmatch(text)
-    unit = found[2].lower() if found else ""
-    if not found or (unit and unit not in _UNITS):
-        raise OptionError(f"{text!r} is no number of bytes. Write 3GB (10^9 bytes each), 3GiB (2^30), 3000MB or 3e9.")
-    size = int(float(found[1]) * _UNITS[unit or "b"])
-    if size < _LEAST_BUDGET:
-        raise OptionError(f"{text!r} is {size:,} bytes, less than a megabyte. Write 3GB, 3GiB, 3000MB or 3e9.")
-    return size
-
-
-def in_gigabytes(size_bytes: int) -> str:
-    """Bytes as `parse_bytes` reads them, rounded up so that a budget of that much holds them.
-
-    >>> in_gigabytes(3_000_000_000), in_gigabytes(2_341_000_001), in_gigabytes(81_000_000)
-    ('3GB', '2.35GB', '81MB')
-    """
-    unit, per_unit, places = ("GB", 10**9, 2) if size_bytes >= 10**9 else ("MB", 10**6, 0)
-    steps = -(-size_bytes * 10**places // per_unit)
-    shown = f"{steps / 10**places:.{places}f}"
-    return (shown.rstrip("0").rstrip(".") if "." in shown else shown) + unit

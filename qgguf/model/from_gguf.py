@@ -139,7 +139,7 @@ def sizes_of(header: Header, spec: ModelSpec) -> ModelSizes:
         context_length=spec.context_length,
         default_tokens=min(spec.max_tokens or DEFAULT_MAX_TOKENS, spec.context_length),
         causal=spec.causal,
-        last_rows=spec.causal and spec.pooling is Pooling.LAST,
+        last_rows=spec.pools_last_row(),
         means=spec.pooling is Pooling.MEAN,
         gated=gated,
         layers=tuple(dict(layer) for layer in layers),

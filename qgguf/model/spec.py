@@ -66,3 +66,10 @@ class ModelSpec:
     source_revision: str = ""
     source_sha256: tuple[str, ...] = ()
     mended: tuple[str, ...] = ()
+
+    def pools_last_row(self, pooling: Pooling | None = None) -> bool:
+        """Return whether a text's vector is the row of its last token, so that no other row need leave the model.
+
+        pooling  the pooling in use, where it differs from the file's
+        """
+        return self.causal and (pooling or self.pooling) is Pooling.LAST

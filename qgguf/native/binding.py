@@ -50,17 +50,21 @@ def _on_log(level: int, text: bytes, _user_data: Any) -> None:
 def llama() -> Any:
     """The module `llama_cpp.llama_cpp`, its backends started, its log ours.
 
-    raises  NativeError where the binding is missing, does not load, or was compiled for another processor
+    raises  NativeError where the binding is missing, does not load, is a release that this qgguf was not tested with,
+            or was compiled for another processor
     """
     try:
         import llama_cpp.llama_cpp as module
 
         callback = module.llama_log_callback(_on_log)
+        _check_version(module)
         _keep_alive.append(callback)
         module.llama_log_set(callback, ctypes.c_void_p(0))
         module.llama_backend_init()
         _load_backends(Path(module.__file__).parent)
         system_info = module.llama_print_system_info().decode()
+    except NativeError:
+        raise
     except Exception as error:  # a broken package can raise anything at all
         seen = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise NativeError(
@@ -78,8 +82,26 @@ def llama() -> Any:
 
 def version() -> str:
     """The release of llama-cpp-python that is loaded; "unknown" where it does not say."""
-    package = sys.modules.get(llama().__name__.partition(".")[0])
+    return _version_of(llama())
+
+
+def _version_of(module: Any) -> str:
+    package = sys.modules.get(module.__name__.partition(".")[0])
     return str(getattr(package, "__version__", "unknown"))
+
+
+def _check_version(module: Any) -> None:
+    """Refuse a release whose structures may differ: reading them by the wrong layout reads and writes wrong memory.
+
+    raises  NativeError naming both versions
+    """
+    found = _version_of(module)
+    # The number of a wheel may carry where it was built: "0.3.36+cu124".
+    if found.partition("+")[0] != BINDING_VERSION:
+        raise NativeError(
+            f"llama-cpp-python {found} is here, {BINDING_VERSION} is needed: the structures of each release differ. "
+            f"Install it: {compile_line('CPU', sys.platform)}"
+        )
 
 
 def _load_backends(package: Path) -> None:

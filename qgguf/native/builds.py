@@ -66,7 +66,7 @@ def wheel_line(backend: str, system: str = "linux", cuda: tuple[int, int] | None
     system   sys.platform
     cuda     the newest CUDA that the NVIDIA driver runs
 
-    >>> wheel_line("CUDA", cuda=(12, 8))[-55:]
+    >>> wheel_line("CUDA", cuda=(12, 8))[-52:]
     'https://abetlen.github.io/llama-cpp-python/whl/cu125'
     >>> wheel_line("CUDA", cuda=(11, 4)) is None
     True

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qgguf.batching import SharedTokens, common_length, flat_tokens, share_prefixes, sort_order
+from qgguf.batching import Ids, SharedTokens, common_length, flat_tokens, share_prefixes, sort_order
 from qgguf.errors import DeviceMemoryError, NativeError
 from qgguf.memory.planner import KEPT_PREFIXES, KEPT_TOKENS, n_sequences_of
 from qgguf.model.spec import Pooling
 from qgguf.native import binding
 from qgguf.native.model import NativeModel
 from qgguf.native.signals import HeldSignals
-
-Ids = NDArray[np.int32]
-Vectors = NDArray[np.float32]
+from qgguf.vectors import Vectors
 
 LEAST_KEPT = 4
 """A shorter prompt costs less than looking it up."""
@@ -93,7 +91,7 @@ class NativeContext:
         cells = max(cells, n_sequences)  # fewer outputs than sequences: llama.cpp aborts
         self.model, self.pooling, self.strategy, self.cells = model, pooling, strategy, cells
         # Pooling over all of a text's tokens happens within one pass.
-        one_pass = not (model.spec.causal and pooling is Pooling.LAST)
+        one_pass = not model.spec.pools_last_row(pooling)
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = cells + (KEPT_TOKENS if strategy is Strategy.LAST_ROWS else 0)
         parameters.n_batch = parameters.n_ubatch = cells if one_pass else min(cells, micro_batch)
@@ -108,7 +106,8 @@ class NativeContext:
         parameters.embeddings = strategy is Strategy.PLAIN
         parameters.type_k = parameters.type_v = KV_TYPE_IDS[kv_type]
         parameters.offload_kqv = model.device != "cpu"
-        # Layers that were left to the CPU have weights that a GPU would have to be sent again for each batch.
+        # Where some layers stay on the CPU, llama.cpp may run their large products on the GPU: it copies their
+        # weights there for each batch.
         parameters.op_offload = model.device != "cpu" and model.gpu_layers < model.spec.n_layers
         if strategy is not Strategy.PLAIN:
             parameters.n_outputs_max = n_sequences

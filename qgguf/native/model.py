@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
+from qgguf.batching import Ids
 from qgguf.errors import DeviceError, DeviceMemoryError, ModelFileError, NativeError, OptionError
-from qgguf.model.spec import ModelSpec, Pooling
+from qgguf.model.spec import ModelSpec
 from qgguf.native import binding
 from qgguf.native.devices import Device, choose_device, handle_of, list_backends, list_devices
 
 log = logging.getLogger("qgguf")
 
-Ids = NDArray[np.int32]
 
 _HEAD = rb"^(output|token_embd)\.weight$"
 """The vocabulary projection; where the checkpoint ties it to the token embeddings, llama.cpp loads those twice."""
@@ -69,9 +68,7 @@ class NativeModel:
         self.device = "gpu" if self.place.is_gpu else "cpu"
         wanted = spec.n_layers if gpu_layers is None else gpu_layers
         self.gpu_layers = wanted if self.device == "gpu" else 0
-        self.head = self.device == "gpu" and (
-            not (spec.causal and spec.pooling is Pooling.LAST) if head is None else head
-        )
+        self.head = self.device == "gpu" and (not spec.pools_last_row() if head is None else head)
         parameters = llama.llama_model_default_params()
         # llama.cpp counts from the end, and counts the output as one layer more.
         parameters.n_gpu_layers = self.gpu_layers + 1 if self.gpu_layers else 0

@@ -4,10 +4,12 @@ import logging
 
 import numpy as np
 
+from qgguf.batching import Ids
 from qgguf.errors import NativeError, OptionError
 from qgguf.model.spec import ModelSpec, Pooling
-from qgguf.native.context import Ids, NativeContext, Strategy, Vectors
+from qgguf.native.context import NativeContext, Strategy
 from qgguf.native.model import NativeModel
+from qgguf.vectors import Vectors
 
 log = logging.getLogger("qgguf")
 
@@ -26,7 +28,7 @@ def choose_strategy(model: NativeModel, *, threads: int, pooling: Pooling, asked
     if asked is not None:
         check_strategy(model.spec, pooling, asked)
         return Strategy(asked)
-    if not (model.spec.causal and pooling is Pooling.LAST):
+    if not model.spec.pools_last_row(pooling):
         log.debug("Plain strategy: the model pools over all tokens.")
         return Strategy.PLAIN
     texts = _probe_texts(model)
@@ -53,7 +55,7 @@ def check_strategy(spec: ModelSpec, pooling: Pooling, asked: str | None) -> None
     words = [strategy.value for strategy in Strategy]
     if asked not in words:
         raise OptionError(f"strategy={asked!r}; there are {', '.join(words)}.")
-    if asked != Strategy.PLAIN.value and not (spec.causal and pooling is Pooling.LAST):
+    if asked != Strategy.PLAIN.value and not spec.pools_last_row(pooling):
         raise OptionError(f"strategy={asked!r} is for causal models with last-token pooling. Use 'plain'.")
 
 

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from qgguf.batching import Ids
 from qgguf.model.from_gguf import Header, read_header
 from qgguf.native.model import NativeModel
 from qgguf.tokenization.byte_bpe import ByteBpe, has_newer_letters
 from qgguf.tokenization.nfc import Nfc
 from qgguf.tokenization.wordpiece import WordPiece
-
-Ids = NDArray[np.int32]
 
 _USER_DEFINED = 4  # token type of what users may write, like <think>
 
