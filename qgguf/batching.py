@@ -67,7 +67,7 @@ def share_prefixes(texts: Sequence[Ids], skip: int = 0) -> SharedTokens:
     """Lay out a batch so that tokens which texts begin with alike stand in it once.
 
     texts    distinct, sorted by ids (`sort_order`), each longer than `skip`
-    skip     first tokens of all texts, alike in all, that need no computing
+    skip     number of leading tokens shared by all texts and already in the KV cache
     returns  the layout; depth first, so that a text's tokens never come before those it builds on
 
     >>> share_prefixes([np.array([1, 2, 8]), np.array([1, 2, 9, 9])]).tokens.tolist()

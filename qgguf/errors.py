@@ -80,7 +80,7 @@ class BudgetError(QgError):
 
 
 class NativeError(QgError):
-    """llama.cpp said no.
+    """A llama.cpp call failed.
 
     code  what the native call returned, or None when it returned nothing
     """

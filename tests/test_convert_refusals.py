@@ -381,7 +381,7 @@ def test_options_that_make_no_sense(bert: Path):
     refused(bert, "rows of 96.*multiple of 256", OptionError, token_embedding_type="Q4_K")
     refused(bert, "mean, cls, last", OptionError, pooling="max")
     for threads in (0, -1, 2.0, True, 1 << 40):
-        refused(bert, "from 1 to 1024", OptionError, threads=threads)
+        refused(bert, "from 1 to 512", OptionError, threads=threads)
 
 
 def test_an_output_folder_that_is_not_there(bert: Path):

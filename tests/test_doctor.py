@@ -257,7 +257,7 @@ def test_a_published_models_size_is_known(small_qwen3: Path, tmp_path: Path):
         (NO_GPU | {"backends": ["CUDA", "CPU"]}, Graphics(nvidia_cards=("RTX 3060",), nvidia_driver="550"),
          {"CUDA_VISIBLE_DEVICES": ""}, False, "hides RTX 3060", "unset CUDA_VISIBLE_DEVICES"),
         (NO_GPU | {"devices": [{"kind": "gpu"}]}, Graphics(vendors=("NVIDIA",)), {}, None, "", ""),
-        (NO_GPU | {"device": "", "reason": "is not to be had"}, Graphics(), {}, True, "is not to be had", ""),
+        (NO_GPU | {"device": "", "reason": "is not available"}, Graphics(), {}, True, "is not available", ""),
     ],
 )  # fmt: skip
 def test_what_is_said_of_gpus(

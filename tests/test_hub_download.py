@@ -247,7 +247,7 @@ def test_a_hub_that_never_answers_is_given_up(name: str, tmp_path: Path):
         started = time.monotonic()
         answer = ask_hub(
             f"hub.resolve({name!r})", tmp_path, url, HF_HUB_DOWNLOAD_TIMEOUT="50", HF_HUB_ETAG_TIMEOUT="50",
-            before="from qgguf.hub import complaints; complaints.FIRST_ANSWER_SECONDS = 2.0\n",
+            before="from qgguf.hub import errors; errors.FIRST_ANSWER_SECONDS = 2.0\n",
         )  # fmt: skip
         assert "no answer in 2 s" in answer["message"] and time.monotonic() - started < 8
 

@@ -526,7 +526,7 @@ def test_no_call_is_lost_whatever_happens(calls, n_lanes, max_tokens, max_texts,
 
 INTERRUPTED = """
 import random, signal, time
-from test_scheduler import Scheduler, Lane, call_of, expected_of, until, np
+from tests.test_scheduler import Scheduler, Lane, call_of, expected_of, until, np
 
 armed = False
 

@@ -39,7 +39,7 @@ PRECISIONS = ("float32", "int8", "binary", "ubinary")
     help="int8: a quarter of the bytes; binary, ubinary: a sign per number, eight to a byte.",
 )
 @click.option(
-    "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Cut texts here. Default: the model's limit."
+    "--max-tokens", type=click.IntRange(min=4), metavar="N", help="Cut texts here. Default: the model's limit."
 )
 @click.option(
     "--truncate",

@@ -22,7 +22,7 @@ def refuse_existing(target: Path, force: bool) -> None:
 
 @contextmanager
 def told(target: Path) -> Iterator[None]:
-    """What the system says against writing, as an OutputError; for our own calls only, not the caller's."""
+    """Convert OSError to OutputError. Wrap only our own file operations."""
     try:
         yield
     except OSError as error:

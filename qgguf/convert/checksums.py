@@ -40,7 +40,7 @@ class Checksums:
         self._thread.join()
 
     def undisturbed(self) -> None:
-        """From now on other threads hold Python's lock for moments only."""
+        """From now on other threads hold the GIL only briefly."""
         self._block_bytes = _UNDISTURBED_BYTES
 
     def wait(self) -> list[tuple[str, str]]:

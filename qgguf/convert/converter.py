@@ -19,6 +19,7 @@ from qgguf.errors import CheckpointError, OptionError, OutputError, QgError
 from qgguf.gguf_format.reader import read_header, row_bytes
 from qgguf.gguf_format.writer import Entry, TensorPlace, aligned, header_bytes
 from qgguf.hardware.cores import usable_cores
+from qgguf.settings import MOST_THREADS
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _NO_CHECKSUM = "0" * 64
@@ -78,8 +79,8 @@ def convert_checkpoint(
 def _threads(threads: int | None) -> int:
     if threads is None:
         return usable_cores()
-    if type(threads) is not int or not 1 <= threads <= 1024:
-        raise OptionError(f"threads is {threads!r}; a whole number from 1 to 1024 is needed.")
+    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+        raise OptionError(f"threads is {threads!r}; a whole number from 1 to {MOST_THREADS} is needed.")
     return threads
 
 

@@ -107,7 +107,7 @@ def _embed(path: str, device: str, threads: int | None, vram: int | None) -> dic
 
     from qgguf.embedder import Embedder
 
-    # What is right of these comes as arguments; what is wrong is told already.
+    # Valid settings are passed as arguments; invalid ones were already reported.
     for name in ("QGGUF_DEVICE", "QGGUF_THREADS", "QGGUF_VRAM"):
         os.environ.pop(name, None)
     started = perf_counter()

@@ -142,7 +142,7 @@ def measure(
     strategy: str | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Figures:
-    """Measure a model on this machine, with nothing else running on it, one hopes.
+    """Benchmark a model. Run it on an idle machine.
 
     texts        documents; default: `sample_texts`. As many as the time allows are taken, the same in each round
     seconds      to spend, opening not counted; a large model takes longer for the least that tells anything

@@ -69,7 +69,7 @@ def types_to_repack() -> frozenset[str]:
 
 
 def compiled_in(system_info: str) -> tuple[str, ...]:
-    """Words that llama.cpp's system info says are on.
+    """Return the features that llama.cpp's system info reports as on.
 
     >>> compiled_in("CPU : AVX = 1 | AVX2 = 0 | REPACK = 1 | ")
     ('AVX', 'REPACK')

@@ -16,7 +16,7 @@ def own_resident_bytes() -> int | None:
 
 
 def peak_resident_bytes() -> int | None:
-    """The most that it was since the process began; None where the system does not say."""
+    """Peak resident memory of this process, in bytes (VmHWM); None where the system does not say."""
     return _read("VmHWM")
 
 

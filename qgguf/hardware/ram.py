@@ -13,7 +13,7 @@ _NO_LIMIT = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """The host's memory as this process meets it.
+    """RAM available to this process.
 
     limit_bytes  the most it may ever have: the machine's, or its container's where that is less
     free_bytes   what it can take now without others being pushed out; pages of files count as free

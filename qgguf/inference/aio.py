@@ -1,4 +1,4 @@
-"""Calls that are awaited: each waits in a thread, what they wait for is computed together, and cancelling stops it."""
+"""Async versions of the Embedder's methods. Each call runs in a worker thread; cancelling the task stops the work."""
 
 import asyncio
 import contextvars
@@ -58,7 +58,7 @@ _cancellation: contextvars.ContextVar[Cancellation | None] = contextvars.Context
 
 
 def current_cancellation() -> Cancellation:
-    """What stops the call of this thread; nobody's where it is not awaited."""
+    """Return the cancellation of this thread's call; a fresh one, never cancelled, outside async calls."""
     return _cancellation.get() or Cancellation()
 
 

@@ -78,7 +78,7 @@ class Engine:
     # Opening
 
     def _open(self, sizes: ModelSizes, strategy: str | None) -> None:
-        """Load where there is room; where it turns out that there is not, once more with less, said aloud."""
+        """Load the model. On out-of-memory, retry once with a smaller plan and log a warning."""
         resources = resources_now()
         self.placement = place(sizes, self._wanted, resources)
         try:
@@ -136,7 +136,7 @@ class Engine:
             raise
 
     def _compare_memory(self) -> None:
-        """The plan against the device's own figures; nothing is done about it but to say so."""
+        """Compare planned with actual memory use. Only log the difference."""
         before = self.placement.device
         after = next((device for device in list_devices() if device.name == before.name), before)
         if after.free_bytes == before.free_bytes:  # some backends know the total only
@@ -165,7 +165,7 @@ class Engine:
         )
 
     def run(self, call: Call) -> Vectors:
-        """Vectors of a call's texts, in their order: (n_texts, native dims) float32, length not mended.
+        """Vectors of a call's texts, in their order: (n_texts, native dims) float32, not normalised.
 
         raises  NativeError: llama.cpp failed, or the engine was closed; CallCancelledError
         """

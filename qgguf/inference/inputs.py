@@ -1,4 +1,4 @@
-"""What callers give as texts: checked, each different one once, in windows that bound the memory."""
+"""Validate, de-duplicate and window the input texts."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -39,7 +39,7 @@ def _check_surrogates(index: int, text: str) -> None:
     except UnicodeEncodeError as error:
         raise TextError(
             f"Text {index} holds the lone surrogate U+{ord(text[error.start]):04X}, which is no character. "
-            "Mend it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+            "Replace it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
         ) from None
 
 

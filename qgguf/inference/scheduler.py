@@ -1,7 +1,7 @@
 """Scheduler: the texts of many calls in shared batches, computed in the threads of those who call.
 
-There is no thread that owns the model. A caller who finds a lane free computes, for itself and for all who wait; a lone
-caller is never handed to another thread, and pays two locks for the company it does not have.
+No thread owns the model. A caller that finds a lane free computes, for itself and for all that wait. A single caller
+runs in its own thread; the overhead is two lock acquisitions.
 """
 
 import itertools
@@ -305,7 +305,7 @@ class Scheduler:
     # What is computed
 
     def _step(self, lane: Lane) -> None:
-        """Compute one batch. What goes wrong in it is told to those it concerns, not to who computes."""
+        """Compute one batch. Its exceptions are stored on the affected calls, not raised in the computing thread."""
         pieces: list[_Piece] = []
         with self._lock:
             self._under_way[lane] = pieces
@@ -398,7 +398,7 @@ class Scheduler:
 
 
 def _own(error: BaseException) -> BaseException:
-    """An error that several threads are told must not be one object: each raise writes into it."""
+    """Copy the exception before it is raised in several threads: raising changes its traceback."""
     if isinstance(error, NativeError):
         return NativeError(str(error), error.code)
     return error

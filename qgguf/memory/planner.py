@@ -1,4 +1,4 @@
-"""What a model needs of a GPU's memory and of the host's, and the best settings that a budget holds. Pure.
+"""Estimates of a model's GPU and host memory, and the best settings that fit a budget. Pure.
 
 Every figure follows llama.cpp's own arithmetic and is checked against what it reports when it loads on a CPU
 (scripts/check_memory.py): weights, KV cache, scratch, output rows, the repacked copy. Not yet checked on a GPU: the
@@ -39,8 +39,8 @@ KV_COSTS: Mapping[str, str] = {
     "q8_0": "the KV cache in 8 bits: vectors of cosine 0.997 or more to those of 16 bits",
     "q4_0": "the KV cache in 4 bits: vectors of cosine 0.94 to 0.98 to those of 16 bits",
 }
-"""What a KV type costs, measured on random weights of the 0.6B shape and of a smaller one (scripts/measure_kv.py): no
-real ones were at hand."""
+"""What a KV type costs, measured on random weights of the 0.6B shape and of a smaller one (scripts/measure_kv.py), not
+yet on real ones."""
 
 REPACKED = frozenset(["Q4_0", "Q4_K", "IQ4_NL", "MXFP4"])
 """Types that llama.cpp keeps in a second layout on x86 with AVX2; on ARM also Q5_K, Q6_K and Q8_0."""
@@ -60,7 +60,7 @@ DEFAULT_MAX_TOKENS = 8192
 """Where a checkpoint declares no limit of its own: the length its authors evaluate Qwen3-Embedding with."""
 
 SMALLEST_LIMIT = 2048
-"""The token limit is not lowered below it by itself: most passages are shorter."""
+"""The planner never lowers the token limit below this on its own: most passages are shorter."""
 
 LOGIT_BYTES, MOST_SEQUENCES, LEAST_SEQUENCES = 40_000_000, 256, 64
 """llama.cpp keeps a row of logits for each sequence; this much for all of them, within these numbers of sequences."""
@@ -183,7 +183,7 @@ class Plan:
 
     @property
     def use_mmap(self) -> bool:
-        """Always: pages of the file cost nothing that another program could use better."""
+        """Always true: the system can evict memory-mapped weights when other programs need the memory."""
         return True
 
     @property

@@ -78,7 +78,7 @@ def wheel_line(backend: str, system: str = "linux", cuda: tuple[int, int] | None
         folder = BUILDS[backend].wheels.get(system)
     if folder is None:
         return None
-    # --only-binary: an index without this release is told, where pip would otherwise compile for the CPU in silence.
+    # --only-binary: fail if the index lacks this release; pip would otherwise silently compile a CPU build.
     return (
         f"{_PIP} --only-binary llama-cpp-python llama-cpp-python=={BINDING_VERSION} --extra-index-url {WHEELS}/{folder}"
     )

@@ -137,7 +137,7 @@ def choose_device(
         what_to_do = "Look at the driver (`qgguf doctor`), or use device=cpu."
     else:
         what_to_do = f"Use device=cpu, or compile it for the GPU: {compile_line(_first_choice(asked, system), system)}"
-    raise DeviceError(f"device={asked} is not to be had: {missing}. {what_to_do}")
+    raise DeviceError(f"device={asked} is not available: {missing}. {what_to_do}")
 
 
 def _missing_gpu(asked: str, devices: Sequence[Device], backends: Sequence[str]) -> str:
