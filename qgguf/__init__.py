@@ -1,4 +1,8 @@
-"""Text embeddings from GGUF files, on llama.cpp, without torch."""
+"""Text embeddings from GGUF files, on llama.cpp, without torch.
+
+Public are the names of this module's `__all__`, the errors of `qgguf.errors` and the functions of `qgguf.vectors`.
+Everything else may move between releases.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,14 +12,43 @@ from qgguf.errors import QgError
 if TYPE_CHECKING:
     from qgguf.convert.converter import convert_checkpoint
     from qgguf.embedder import Embedder, Embeddings
+    from qgguf.hub.cache import LocalModel, list_models
+    from qgguf.hub.resolve import pull
+    from qgguf.memory.planner import Plan
+    from qgguf.model.spec import ModelSpec, Pooling
+    from qgguf.native.context import Strategy
 
-__all__ = ["Embedder", "Embeddings", "QgError", "__version__", "convert_checkpoint"]
+__all__ = [
+    "Embedder",
+    "Embeddings",
+    "LocalModel",
+    "ModelSpec",
+    "Plan",
+    "Pooling",
+    "QgError",
+    "Strategy",
+    "__version__",
+    "convert_checkpoint",
+    "list_models",
+    "pull",
+]
 
-_HOMES = {"Embedder": "embedder", "Embeddings": "embedder", "convert_checkpoint": "convert.converter"}
+_HOMES = {
+    "Embedder": "embedder",
+    "Embeddings": "embedder",
+    "LocalModel": "hub.cache",
+    "ModelSpec": "model.spec",
+    "Plan": "memory.planner",
+    "Pooling": "model.spec",
+    "Strategy": "native.context",
+    "convert_checkpoint": "convert.converter",
+    "list_models": "hub.cache",
+    "pull": "hub.resolve",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is used when it is used: numpy and llama.cpp take longer than all the rest."""
+    """Import a public name when it is first used: numpy and llama.cpp take longer to load than all the rest."""
     if name not in _HOMES:
         raise AttributeError(f"module 'qgguf' has no attribute {name!r}")
     from importlib import import_module

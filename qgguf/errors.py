@@ -18,6 +18,25 @@ QgError
 └── NativeError           llama.cpp said no; its code and log line are kept
 """
 
+__all__ = [
+    "BudgetError",
+    "CheckpointError",
+    "ChecksumError",
+    "DeviceError",
+    "DeviceMemoryError",
+    "DimensionError",
+    "ModelFileError",
+    "ModelNotFoundError",
+    "NativeError",
+    "OptionError",
+    "OutputError",
+    "OutputExistsError",
+    "PromptError",
+    "QgError",
+    "TextError",
+    "TextTooLongError",
+]
+
 
 class QgError(Exception):
     """Root of every error that qgguf raises on purpose."""

@@ -66,6 +66,7 @@ def test_public_names():
     import qgguf
 
     assert sorted(qgguf.__all__) == sorted(dir(qgguf))
+    assert set(qgguf.errors.__all__) == {name for name in dir(qgguf.errors) if name.endswith("Error")}
     for name in qgguf.__all__:
         assert getattr(qgguf, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Embeder'"):

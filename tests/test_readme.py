@@ -18,6 +18,9 @@ from pathlib import Path
 
 import pytest
 
+import qgguf
+from qgguf.cli import cli
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = REPOSITORY / "README.md"
 FENCE = re.compile(
@@ -168,3 +171,10 @@ def test_the_comparison_itself(printed: str, shown: str, alike: bool):
     else:
         with pytest.raises(AssertionError):
             assert_shows(printed, shown)
+
+
+def test_every_public_name_is_documented():
+    """A name that can be imported and a command that can be called are in the README."""
+    page = README.read_text("utf-8")
+    assert [name for name in qgguf.__all__ if name != "__version__" and f"`{name}`" not in page] == []
+    assert [name for name in cli.commands if f"`qgguf {name}" not in page] == []

@@ -27,7 +27,7 @@ def pull(name: str) -> None:
     if Path(name).is_file():
         raise click.UsageError(f"{name} is a file on this disk already. Use it: qgguf embed -m {name}")
     with bar(f"Fetching {name}") as show:
-        path = hub.resolve(name, refresh=True, on_progress=show)
+        path = hub.pull(name, on_progress=show)
     click.echo(f"{name} is here, {readable(path.stat().st_size)}, checked: {path}")
 
 

@@ -2,7 +2,7 @@
 
 from qgguf.hub.cache import LocalModel, list_models, remove
 from qgguf.hub.remote_header import read_remote_header
-from qgguf.hub.resolve import default_model, locate, resolve
+from qgguf.hub.resolve import default_model, locate, pull, resolve
 from qgguf.hub.snapshot import fetch_checkpoint
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "fetch_checkpoint",
     "list_models",
     "locate",
+    "pull",
     "read_remote_header",
     "remove",
     "resolve",

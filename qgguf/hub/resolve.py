@@ -34,6 +34,17 @@ def resolve(name: str, *, download: bool = True, refresh: bool = False, on_progr
     return found if isinstance(found, Path) else fetch(found, on_progress)
 
 
+def pull(name: str, *, on_progress: Progress | None = None) -> Path:
+    """Download a model's newest revision, or check a file that is here against its published SHA-256.
+
+    name         as in `resolve`
+    on_progress  called with bytes done and bytes in all (0 where unknown)
+    returns      the path of the GGUF file
+    raises       ModelNotFoundError, ChecksumError
+    """
+    return resolve(name, refresh=True, on_progress=on_progress)
+
+
 def locate(name: str) -> Path | RepoFile:
     """As `resolve`, without fetching and without a trace: the file on this disk, else the hub's that would be fetched.
 
