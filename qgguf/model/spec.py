@@ -72,4 +72,4 @@ class ModelSpec:
 
         pooling  the pooling in use, where it differs from the file's
         """
-        return self.causal and (pooling or self.pooling) is Pooling.LAST
+        return self.causal and (self.pooling if pooling is None else pooling) is Pooling.LAST
