@@ -17,8 +17,7 @@ from qgguf.inference import inputs as text_lists
 from qgguf.inference import pipeline as bulk
 from qgguf.inference.aio import Waiters, awaitable, current_cancellation
 from qgguf.inference.engine import Engine
-from qgguf.inference.placement import Wanted
-from qgguf.memory.planner import Plan
+from qgguf.memory.planner import Plan, PlanRequest
 from qgguf.model import prompts as prompt_texts
 from qgguf.model.from_gguf import read_header, spec_of
 from qgguf.model.spec import ModelSpec, Pooling
@@ -101,8 +100,7 @@ class Embedder:
         self._default_prompt_name = default_prompt_name or self.spec.default_prompt_name
         if self._default_prompt_name is not None and self._default_prompt_name not in self._prompts:
             raise PromptError(f"default_prompt_name={default_prompt_name!r}; there are {sorted(self._prompts)}.")
-        wanted = Wanted(
-            device=device_setting(device),
+        request = PlanRequest(
             vram=vram_setting(vram),
             ram=None if ram is None else bytes_setting("ram", ram),
             max_tokens=None if max_tokens is None else _max_tokens(self.spec, max_tokens),
@@ -110,7 +108,13 @@ class Embedder:
             threads=threads_setting(threads) or usable_cores(),
         )
         self._engine = Engine(
-            self.path, header, self.spec, wanted, pooling=_pooling(self.spec, pooling, self.path), strategy=strategy
+            self.path,
+            header,
+            self.spec,
+            device_setting(device),
+            request,
+            pooling=_pooling(self.spec, pooling, self.path),
+            strategy=strategy,
         )
         self.waiters = Waiters()
         """Threads of the calls that are awaited"""

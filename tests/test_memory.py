@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qgguf.errors import BudgetError, ModelFileError, OptionError
 from qgguf.memory import planner as memory
-from qgguf.memory.planner import ModelSizes, Plan, larger_plan, parts_of, plan, smaller_plan
+from qgguf.memory.planner import ModelSizes, Plan, PlanRequest, larger_plan, parts_of, plan, smaller_plan
 from qgguf.model.from_gguf import read_header, sizes_of, spec_of
 from qgguf.units import in_gigabytes, parse_bytes
 from scripts.check_memory import TOLERANCE, check_model
@@ -74,7 +74,7 @@ def test_planned_bytes_of_the_real_shapes(shape: str, quant: str, tmp_path: Path
 
 def test_the_4b_in_3_gb(sizes_4b: ModelSizes):
     """All 36 layers at 4096 tokens or more, the driver's share included."""
-    found = plan(sizes_4b, vram=GPU_BUDGET)
+    found = plan(sizes_4b, PlanRequest(vram=GPU_BUDGET))
     assert (found.n_gpu_layers, found.n_layers) == (36, 36)
     assert found.settings.max_tokens >= 4096 and found.vram_bytes <= GPU_BUDGET
     # The output matrix is on no GPU: it is the token embedding, and that stays on the host.
@@ -84,7 +84,7 @@ def test_the_4b_in_3_gb(sizes_4b: ModelSizes):
 
 def test_the_4b_at_4096_tokens_in_3_gb(sizes_4b: ModelSizes):
     """The cache in 8 bits suffices."""
-    found = plan(sizes_4b, vram=GPU_BUDGET, max_tokens=4096)
+    found = plan(sizes_4b, PlanRequest(vram=GPU_BUDGET, max_tokens=4096))
     assert found.n_gpu_layers == 36 and found.settings.kv_type == "q8_0" and found.settings.max_tokens == 4096
     assert by_name(found)["layers (GPU)"] / MIB == pytest.approx(2071.62, abs=0.01)
     assert by_name(found)["KV cache (GPU)"] == 36 * 2 * 1024 * 4352 * 34 // 32
@@ -92,32 +92,32 @@ def test_the_4b_at_4096_tokens_in_3_gb(sizes_4b: ModelSizes):
 
 def test_the_4b_at_32768_tokens_in_3_gb(sizes_4b: ModelSizes):
     """More than half of the layers, the cache in 8 bits; in 4 bits where the user says so. What that costs is said."""
-    found = plan(sizes_4b, vram=GPU_BUDGET, max_tokens=32768)
+    found = plan(sizes_4b, PlanRequest(vram=GPU_BUDGET, max_tokens=32768))
     assert 19 <= found.n_gpu_layers <= 21 and found.settings.kv_type == "q8_0"
-    in_four = plan(sizes_4b, vram=GPU_BUDGET, max_tokens=32768, kv_type="q4_0")
+    in_four = plan(sizes_4b, PlanRequest(vram=GPU_BUDGET, max_tokens=32768, kv_type="q4_0"))
     assert 25 <= in_four.n_gpu_layers <= 28 and in_four.settings.kv_type == "q4_0"
     assert found.settings.cells == 32768 and found.settings.micro_batch <= 512 and found.vram_bytes <= GPU_BUDGET
     assert any("layers run on the CPU" in cost for cost in found.costs)
-    larger = larger_plan(sizes_4b, found, max_tokens=32768)
+    larger = larger_plan(sizes_4b, PlanRequest(max_tokens=32768), found)
     assert larger is not None and larger.n_gpu_layers == 36 and larger.vram_bytes > GPU_BUDGET
 
 
 def test_an_encoder_is_planned_too(tmp_path: Path):
     """No KV cache, texts in one pass, one KV type."""
     sizes = sizes_of_shape(tmp_path, "bge-large", "F16")
-    found = plan(sizes, vram=2_000_000_000)
+    found = plan(sizes, PlanRequest(vram=2_000_000_000))
     assert found.n_gpu_layers == 24 and found.settings.max_tokens == 512
     assert found.settings.micro_batch == found.settings.cells == 512
     assert not [part for part in found.parts if part.name.startswith("KV")]
     with pytest.raises(OptionError, match="can have f16"):
-        plan(sizes, kv_type="q8_0")
+        plan(sizes, PlanRequest(kv_type="q8_0"))
 
 
 def test_weights_without_a_gpu(sizes_4b: ModelSizes):
     """Every byte of the file's weights is on the host once: as pages of the file, or in the CPU's own layout."""
     weights = sum(sum(layer.values()) for layer in sizes_4b.layers) + sizes_4b.input_bytes + sizes_4b.output_norm_bytes
     for ram, repack in ((None, True), (1_500_000_000, False)):
-        found = plan(sizes_4b, ram=ram)
+        found = plan(sizes_4b, PlanRequest(ram=ram))
         names = ("token embedding", "layers (CPU)", "layers repacked (CPU)", "output norm")
         assert sum(by_name(found).get(name, 0) for name in names) == weights
         assert found.settings.repack is repack is found.fits_ram
@@ -129,7 +129,7 @@ def test_what_is_given_up_in_which_order(sizes_4b: ModelSizes):
     """Cache in 8 bits, micro-batch, token limit, cache in 4 bits, layers: as the budget shrinks, each only later."""
     seen = []
     for vram in range(4_500_000_000, 1_500_000_000, -10_000_000):
-        chosen = plan(sizes_4b, vram=vram).settings
+        chosen = plan(sizes_4b, PlanRequest(vram=vram)).settings
         seen.append((chosen.n_gpu_layers, chosen.max_tokens, chosen.micro_batch, chosen.kv_type))
     firsts = [item for item, before in zip(seen, [None, *seen], strict=False) if item != before]
     whole = [item[1:] for item in firsts if item[0] == 36]
@@ -179,7 +179,7 @@ budgets = st.integers(10**6, 2 * 10**10)
 
 def plan_or_none(sizes: ModelSizes, **wanted: int | None) -> Plan | None:
     try:
-        return plan(sizes, **wanted)  # type: ignore[arg-type]
+        return plan(sizes, PlanRequest(**wanted))  # type: ignore[arg-type]
     except BudgetError:
         return None
 
@@ -213,7 +213,7 @@ def test_a_larger_budget_never_offloads_less(sizes: ModelSizes, one: int, other:
 @given(models(), st.integers(4, 65536), st.integers(4, 65536), st.sampled_from([0, 1, 1000]))
 def test_more_context_never_needs_less(sizes: ModelSizes, one: int, other: int, n_gpu: int):
     """With everything else alike, longer texts take at least as much."""
-    chosen = plan(sizes, max_tokens=256).settings
+    chosen = plan(sizes, PlanRequest(max_tokens=256)).settings
     chosen = replace(chosen, n_gpu_layers=min(n_gpu, sizes.n_layers))
 
     def needed(tokens: int) -> tuple[int, int]:
@@ -234,7 +234,7 @@ def test_the_next_plans_are_the_next(sizes: ModelSizes, vram: int):
     found = plan_or_none(sizes, vram=vram)
     if found is None:
         return
-    smaller, larger = smaller_plan(sizes, found), larger_plan(sizes, found)
+    smaller, larger = smaller_plan(sizes, PlanRequest(), found), larger_plan(sizes, PlanRequest(), found)
     assert smaller is None or smaller.vram_bytes < found.vram_bytes
     assert larger is None or (larger.vram_bytes > vram and larger.n_gpu_layers == sizes.n_layers)
     if found.n_gpu_layers < sizes.n_layers:
@@ -247,18 +247,18 @@ def test_the_next_plans_are_the_next(sizes: ModelSizes, vram: int):
 def test_too_small_a_budget_says_both_numbers(sizes_4b: ModelSizes):
     """What is needed at the least, and what was given."""
     with pytest.raises(BudgetError, match=r"Nothing fits in 200MB of GPU memory: 1 of 36 layers .* needs 3\d\dMB"):
-        plan(sizes_4b, vram=200_000_000)
+        plan(sizes_4b, PlanRequest(vram=200_000_000))
     with pytest.raises(BudgetError, match=r"Nothing fits in 100MB of the host's memory: .* needs \d\d\dMB"):
-        plan(sizes_4b, ram=100_000_000)
+        plan(sizes_4b, PlanRequest(ram=100_000_000))
     with pytest.raises(BudgetError, match="host's memory"):
-        plan(sizes_4b, vram=GPU_BUDGET, ram=100_000_000)
+        plan(sizes_4b, PlanRequest(vram=GPU_BUDGET, ram=100_000_000))
 
 
 @pytest.mark.parametrize("limit", [3, 0, 40961])
 def test_a_token_limit_outside_the_model(sizes_4b: ModelSizes, limit: int):
     """Both numbers are named."""
     with pytest.raises(OptionError, match="40,960"):
-        plan(sizes_4b, max_tokens=limit)
+        plan(sizes_4b, PlanRequest(max_tokens=limit))
 
 
 def test_a_model_without_layers_is_refused(tmp_path: Path):

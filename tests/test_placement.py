@@ -13,8 +13,8 @@ from qgguf import Embedder
 from qgguf.errors import BudgetError, DeviceError, DeviceMemoryError, OptionError
 from qgguf.hardware.ram import HostMemory
 from qgguf.inference import engine
-from qgguf.inference.placement import Resources, Wanted, needed, next_smaller, place
-from qgguf.memory.planner import REPACKED, ModelSizes, worth_repacking
+from qgguf.inference.placement import Resources, needed, next_smaller, place
+from qgguf.memory.planner import REPACKED, ModelSizes, PlanRequest, worth_repacking
 from qgguf.model.from_gguf import read_header, sizes_of, spec_of
 from qgguf.native.devices import Device
 from tests.support.empty_model import make_empty_model
@@ -44,7 +44,7 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> ModelSizes:
 def test_a_budget_is_held_and_named(sizes: ModelSizes, caplog: pytest.LogCaptureFixture):
     """3 GB of a card with 12: all layers within it, and one line says where, why and with what."""
     caplog.set_level(logging.INFO, "qgguf")
-    found = place(sizes, Wanted(vram=3 * GB), machine(CARD))
+    found = place(sizes, "auto", PlanRequest(vram=3 * GB), machine(CARD))
     assert found.device == CARD and found.plan.n_gpu_layers == 36 and found.plan.vram_bytes <= 3 * GB
     (line,) = (record.message for record in caplog.records if record.levelno == logging.INFO)
     for word in ("RTX 3060 é", "36 of 36 layers", "tokens", "the GPU of this machine"):
@@ -53,53 +53,56 @@ def test_a_budget_is_held_and_named(sizes: ModelSizes, caplog: pytest.LogCapture
 
 def test_without_a_budget_what_is_free_is_taken_and_some_is_left(sizes: ModelSizes):
     """A little stays for others, and the best settings are had where there is plenty."""
-    found = place(sizes, Wanted(), machine(CARD))
+    found = place(sizes, "auto", PlanRequest(), machine(CARD))
     assert found.plan.settings.kv_type == "f16" and found.plan.costs == ()
     tight = replace(CARD, free_bytes=4 * GB)
-    assert place(sizes, Wanted(), machine(tight)).plan.vram_bytes <= 4 * GB - 0.05 * 12 * GB
+    assert place(sizes, "auto", PlanRequest(), machine(tight)).plan.vram_bytes <= 4 * GB - 0.05 * 12 * GB
 
 
 def test_what_others_use_is_respected(sizes: ModelSizes, caplog: pytest.LogCaptureFixture):
     """3 GB asked for where 2 are free: no more than 2, and that is said."""
-    found = place(sizes, Wanted(device="gpu", vram=3 * GB), machine(replace(CARD, free_bytes=2 * GB)))
+    found = place(sizes, "gpu", PlanRequest(vram=3 * GB), machine(replace(CARD, free_bytes=2 * GB)))
     assert found.plan.vram_bytes <= 2 * GB and 0 < found.plan.n_gpu_layers < 36
     assert "3GB asked for, but others leave 2GB of 12GB." in caplog.text
 
 
 def test_auto_goes_to_the_cpu_aloud_and_gpu_does_not(sizes: ModelSizes, caplog: pytest.LogCaptureFixture):
     """A budget too small for one layer: auto runs on the CPU and says why; gpu is refused with both numbers."""
-    found = place(sizes, Wanted(vram=200_000_000), machine(CARD))
+    found = place(sizes, "auto", PlanRequest(vram=200_000_000), machine(CARD))
     assert found.device == CPU and found.plan.n_gpu_layers == 0 == found.plan.vram_bytes
     assert "Not on CUDA0" in caplog.text and "Nothing fits in 200MB" in caplog.text
     for asked in ("gpu", "cuda"):
         with pytest.raises(BudgetError, match=r"RTX 3060 é.*Nothing fits in 200MB of GPU memory: .* needs \d+MB"):
-            place(sizes, Wanted(device=asked, vram=200_000_000), machine(CARD))
+            place(sizes, asked, PlanRequest(vram=200_000_000), machine(CARD))
 
 
 def test_cpu_means_cpu(sizes: ModelSizes):
     """Also beside an empty card, and with a budget for it."""
-    found = place(sizes, Wanted(device="cpu", vram=3 * GB), machine(CARD))
+    found = place(sizes, "cpu", PlanRequest(vram=3 * GB), machine(CARD))
     assert found.device == CPU and found.plan.vram_bytes == 0
 
 
 def test_a_device_that_does_not_tell_its_memory(sizes: ModelSizes):
     """The budget counts; without one it is taken to have room."""
     silent = Device("Vulkan0", "old driver", "gpu", "Vulkan", 0, 0)
-    assert place(sizes, Wanted(vram=3 * GB), machine(silent)).plan.vram_bytes <= 3 * GB
-    assert place(sizes, Wanted(), machine(silent)).plan.settings.kv_type == "f16"
+    assert place(sizes, "auto", PlanRequest(vram=3 * GB), machine(silent)).plan.vram_bytes <= 3 * GB
+    assert place(sizes, "auto", PlanRequest(), machine(silent)).plan.settings.kv_type == "f16"
 
 
 @pytest.mark.parametrize("container", [True, False])
 def test_the_hosts_memory_is_a_budget_too(sizes: ModelSizes, container: bool):
     """A container's limit, a small machine and --ram alike: repacking goes when its copy would not fit."""
-    plenty = place(sizes, Wanted(), machine())
+    plenty = place(sizes, "auto", PlanRequest(), machine())
     assert plenty.plan.settings.repack and plenty.plan.fits_ram
     small = HostMemory(2 * GB, 2 * GB, container)
-    for found in (place(sizes, Wanted(), machine(host=small)), place(sizes, Wanted(ram=2 * GB), machine())):
+    for found in (
+        place(sizes, "auto", PlanRequest(), machine(host=small)),
+        place(sizes, "auto", PlanRequest(ram=2 * GB), machine()),
+    ):
         assert not found.plan.settings.repack and found.plan.unmapped_ram_bytes <= 2 * GB == max(2 * GB, needed(found))
         assert any("read from the disk" in cost for cost in found.plan.costs)
     with pytest.raises(BudgetError, match=r"Nothing fits in 100MB of the host's memory: .* needs \d+MB"):
-        place(sizes, Wanted(ram=100_000_000), machine())
+        place(sizes, "auto", PlanRequest(ram=100_000_000), machine())
 
 
 def test_a_second_layout_only_where_it_helps(sizes: ModelSizes):
@@ -107,7 +110,9 @@ def test_a_second_layout_only_where_it_helps(sizes: ModelSizes):
     without = worth_repacking("x86_64", frozenset(["avx2", "avx512_vnni"]))
     assert without == REPACKED - {"Q4_K"}
     assert worth_repacking("x86_64", frozenset(["avx2"])) == REPACKED < worth_repacking("arm64", frozenset())
-    found = [place(sizes, Wanted(), replace(machine(), repacked=types)).plan for types in (REPACKED, without)]
+    found = [
+        place(sizes, "auto", PlanRequest(), replace(machine(), repacked=types)).plan for types in (REPACKED, without)
+    ]
     assert [plan.settings.repack for plan in found] == [True, False]
     assert found[0].unmapped_ram_bytes - found[1].unmapped_ram_bytes > GB and found[1].fits_ram
     assert replace(found[1].settings, repack=True) == found[0].settings
@@ -125,16 +130,16 @@ def test_no_budget_is_ever_broken(
     sizes: ModelSizes, device: str, vram: int | None, free: int, ram: int | None, max_tokens: int | None
 ):
     """Whatever is asked for and whatever is free: within it, or an error; auto fails for the host's sake only."""
-    wanted = Wanted(device, vram, ram, max_tokens)
+    request = PlanRequest(vram, ram, max_tokens)
     try:
-        found = place(sizes, wanted, machine(replace(CARD, free_bytes=free)))
+        found = place(sizes, device, request, machine(replace(CARD, free_bytes=free)))
     except BudgetError:
         assert device == "gpu" or (ram or HOST.limit_bytes) < 3 * GB
         return
     assert found.plan.vram_bytes <= min(vram or free, free)
     assert (found.plan.ram_bytes if found.plan.fits_ram else found.plan.unmapped_ram_bytes) <= (ram or HOST.limit_bytes)
     assert max_tokens is None or found.plan.settings.max_tokens == max_tokens
-    smaller = next_smaller(sizes, wanted, machine(CARD), found)
+    smaller = next_smaller(sizes, request, machine(CARD), found)
     assert smaller is None or needed(smaller) < needed(found)
 
 
@@ -192,7 +197,7 @@ def test_a_load_that_fails_for_memory_is_tried_once_more(
     with pytest.raises(DeviceMemoryError, match=r"Plans of \d+MB and of \d+MB both failed\.$"):
         Embedder(small_qwen3, device="gpu")
     assert len(always.layers) == 2 and planned.vram_bytes < place(
-        sizes_of_file(small_qwen3), Wanted(), machine(CARD)
+        sizes_of_file(small_qwen3), "auto", PlanRequest(), machine(CARD)
     ).plan.vram_bytes  # fmt: skip
 
 

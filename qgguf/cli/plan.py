@@ -51,7 +51,7 @@ def plan(
     """
     from qgguf.hardware.cores import usable_cores
     from qgguf.hardware.cpu import types_to_repack
-    from qgguf.memory.planner import larger_plan, smaller_plan
+    from qgguf.memory.planner import PlanRequest, larger_plan, smaller_plan
     from qgguf.memory.planner import plan as fit
     from qgguf.model.from_gguf import sizes_of
     from qgguf.settings import threads_setting, vram_setting
@@ -59,11 +59,9 @@ def plan(
     vram, threads, repacked = vram_setting(vram), threads_setting(None) or usable_cores(), types_to_repack()
     header, spec, where = _read(model)
     sizes = sizes_of(header, spec)
-    found = fit(sizes, vram=vram, ram=ram, max_tokens=max_tokens, kv_type=kv_type, threads=threads, repacked=repacked)
-    larger, smaller = (
-        next_to(sizes, found, max_tokens=max_tokens, kv_type=kv_type, threads=threads, repacked=repacked)
-        for next_to in (larger_plan, smaller_plan)
-    )
+    request = PlanRequest(vram, ram, max_tokens, kv_type, threads, repacked)
+    found = fit(sizes, request)
+    larger, smaller = larger_plan(sizes, request, found), smaller_plan(sizes, request, found)
     if as_json:
         click.echo(json.dumps(_as_dict(model, spec, found, vram, ram, larger, smaller), indent=2, ensure_ascii=False))
         return

@@ -13,9 +13,9 @@ from qgguf.batching import Ids
 from qgguf.errors import DeviceError, DeviceMemoryError, NativeError, QgError
 from qgguf.hardware.cpu import types_to_repack
 from qgguf.hardware.ram import host_memory
-from qgguf.inference.placement import Resources, Wanted, needed, next_smaller, place, place_on_cpu
+from qgguf.inference.placement import Resources, needed, next_smaller, place, place_on_cpu
 from qgguf.inference.scheduler import Between, Call, Scheduler
-from qgguf.memory.planner import KEPT_TOKENS, ModelSizes
+from qgguf.memory.planner import KEPT_TOKENS, ModelSizes, PlanRequest
 from qgguf.model.from_gguf import Header, sizes_of
 from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.native.context import NativeContext, Strategy
@@ -38,7 +38,8 @@ class Engine:
     """Weights, tokenizer and places to compute.
 
     path, header, spec   the model's file and what it says
-    wanted               device, budgets, token limit, threads
+    device               "auto", "cpu", "gpu" or "cuda"
+    request              budgets, token limit, threads; see `place`
     pooling              how a text's vector is made
     strategy             a word of `Strategy`; None: found by trying
     raises               ModelFileError, DeviceError, DeviceMemoryError, BudgetError, OptionError, NativeError
@@ -47,10 +48,19 @@ class Engine:
     """
 
     def __init__(
-        self, path: Path, header: Header, spec: ModelSpec, wanted: Wanted, *, pooling: Pooling, strategy: str | None
+        self,
+        path: Path,
+        header: Header,
+        spec: ModelSpec,
+        device: str,
+        request: PlanRequest,
+        *,
+        pooling: Pooling,
+        strategy: str | None,
     ) -> None:
         self._life = _Life()
-        self._path, self._spec, self._wanted, self._pooling = path, spec, wanted, pooling
+        self._path, self._spec, self._pooling = path, spec, pooling
+        self._asked_device, self._request = device, request
         check_strategy(spec, pooling, strategy)
         # llama.cpp's own pooling of the last token takes all of a text's rows out of the model.
         last_rows = spec.pools_last_row(pooling) and strategy != Strategy.PLAIN.value
@@ -80,22 +90,22 @@ class Engine:
     def _open(self, sizes: ModelSizes, strategy: str | None) -> None:
         """Load the model. On out-of-memory, retry once with a smaller plan and log a warning."""
         resources = resources_now()
-        self.placement = place(sizes, self._wanted, resources)
+        self.placement = place(sizes, self._asked_device, self._request, resources)
         try:
             self._load(strategy)
             return
         except DeviceMemoryError as error:
-            smaller = next_smaller(sizes, self._wanted, resources, self.placement)
+            smaller = next_smaller(sizes, self._request, resources, self.placement)
             if smaller is None:
                 raise
             tried = in_gigabytes(needed(self.placement))
             log.warning("%s A plan of %s failed; trying one of %s.", error, tried, in_gigabytes(needed(smaller)))
             self.placement = smaller
         except DeviceError as error:
-            if self._wanted.device != "auto" or not self.placement.device.is_gpu:
+            if self._asked_device != "auto" or not self.placement.device.is_gpu:
                 raise
             log.warning("%s", error)
-            self.placement = place_on_cpu(sizes, self._wanted, resources, "the GPU is gone")
+            self.placement = place_on_cpu(sizes, self._request, resources, "the GPU is gone")
             self._load(strategy)
             return
         try:
@@ -117,7 +127,7 @@ class Engine:
         )
         self._lanes: list[_Lane] = []
         try:
-            threads = self._wanted.threads
+            threads = self._request.threads
             self.strategy = choose_strategy(self._model, threads=threads, pooling=self._pooling, asked=strategy)
             least = settings.cells
             if not device.is_gpu:
@@ -203,7 +213,7 @@ class Engine:
         return NativeContext(
             self._model,
             cells=cells,
-            threads=self._wanted.threads,
+            threads=self._request.threads,
             pooling=self._pooling,
             strategy=self.strategy,
             micro_batch=settings.micro_batch,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from qgguf.errors import BudgetError
 from qgguf.hardware.ram import HostMemory
-from qgguf.memory.planner import ModelSizes, Plan, plan, smaller_plan
+from qgguf.memory.planner import ModelSizes, Plan, PlanRequest, plan, smaller_plan
 from qgguf.native.devices import Device, choose_device
 from qgguf.units import in_gigabytes
 
@@ -16,26 +16,6 @@ LEFT_FREE = 0.05
 """Share of a GPU's memory that is left to others where nobody named a budget."""
 
 _NO_LIMIT = 1 << 62
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the user asks for.
-
-    device      "auto", "cpu", "gpu" or "cuda"
-    vram        bytes of the GPU's memory; None: what is free
-    ram         bytes of the host's memory; None: what the machine or its container has
-    max_tokens  longest text; None: the model's own limit
-    kv_type     "f16", "q8_0" or "q4_0"; None: chosen
-    threads     CPU threads
-    """
-
-    device: str = "auto"
-    vram: int | None = None
-    ram: int | None = None
-    max_tokens: int | None = None
-    kv_type: str | None = None
-    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,39 +48,35 @@ class Placement:
     why: str
 
 
-def place(sizes: ModelSizes, wanted: Wanted, resources: Resources) -> Placement:
-    """The device and settings for a model; told in one log line.
+def place(sizes: ModelSizes, device: str, request: PlanRequest, resources: Resources) -> Placement:
+    """Choose the device and settings for a model, and log them in one line.
 
+    device   "auto", "cpu", "gpu" or "cuda"
+    request  without `vram`: what is free on the GPU; without `ram`: what the machine or its container has;
+             `repacked` is taken from the resources
     raises  OptionError, DeviceError: as `choose_device`; BudgetError: nothing fits, both numbers named
     """
-    device, why = choose_device(wanted.device, resources.devices, resources.backends)
-    if device.is_gpu:
+    chosen, why = choose_device(device, resources.devices, resources.backends)
+    if chosen.is_gpu:
         try:
-            return _told(Placement(device, _fit(sizes, wanted, resources, _vram(device, wanted)), why))
+            return _logged(Placement(chosen, _fit(sizes, request, resources, _vram(chosen, request)), why))
         except BudgetError as error:
-            if wanted.device != "auto":
-                raise BudgetError(f"{device}: {error}") from None
-            log.warning("Not on %s: %s", device, error)
+            if device != "auto":
+                raise BudgetError(f"{chosen}: {error}") from None
+            log.warning("Not on %s: %s", chosen, error)
             why = "the GPU has too little room"
-    return place_on_cpu(sizes, wanted, resources, why)
+    return place_on_cpu(sizes, request, resources, why)
 
 
-def place_on_cpu(sizes: ModelSizes, wanted: Wanted, resources: Resources, why: str) -> Placement:
-    """The same without a GPU."""
-    device, _ = choose_device("cpu", resources.devices, resources.backends)
-    return _told(Placement(device, _fit(sizes, wanted, resources, None), why))
+def place_on_cpu(sizes: ModelSizes, request: PlanRequest, resources: Resources, why: str) -> Placement:
+    """Choose the settings for the CPU alone, and log them with the reason."""
+    cpu, _ = choose_device("cpu", resources.devices, resources.backends)
+    return _logged(Placement(cpu, _fit(sizes, request, resources, None), why))
 
 
-def next_smaller(sizes: ModelSizes, wanted: Wanted, resources: Resources, here: Placement) -> Placement | None:
-    """A placement on the same device that needs less of it; None where there is none."""
-    found = smaller_plan(
-        sizes,
-        here.plan,
-        max_tokens=wanted.max_tokens,
-        kv_type=wanted.kv_type,
-        threads=wanted.threads,
-        repacked=resources.repacked,
-    )
+def next_smaller(sizes: ModelSizes, request: PlanRequest, resources: Resources, here: Placement) -> Placement | None:
+    """Return a placement on the same device that needs less of it; None where there is none."""
+    found = smaller_plan(sizes, replace(request, repacked=resources.repacked), here.plan)
     return None if found is None else replace(here, plan=found)
 
 
@@ -112,37 +88,29 @@ def needed(placement: Placement) -> int:
     return found.ram_bytes if found.fits_ram else found.unmapped_ram_bytes
 
 
-def _vram(device: Device, wanted: Wanted) -> int:
-    """Bytes of a GPU's memory that may be taken: no more than others leave of it."""
-    if not device.total_bytes:  # it does not say
-        return _NO_LIMIT if wanted.vram is None else wanted.vram
-    if wanted.vram is None:
+def _vram(device: Device, request: PlanRequest) -> int:
+    """Return the bytes of a GPU's memory that may be used: no more than others leave of it."""
+    if not device.total_bytes:  # it does not report its memory
+        return _NO_LIMIT if request.vram is None else request.vram
+    if request.vram is None:
         return max(0, device.free_bytes - int(LEFT_FREE * device.total_bytes))
-    if wanted.vram > device.free_bytes:
+    if request.vram > device.free_bytes:
         log.warning(
             "%s asked for, but others leave %s of %s.",
-            in_gigabytes(wanted.vram), in_gigabytes(device.free_bytes), in_gigabytes(device.total_bytes),
+            in_gigabytes(request.vram), in_gigabytes(device.free_bytes), in_gigabytes(device.total_bytes),
         )  # fmt: skip
-    return min(wanted.vram, device.free_bytes)
+    return min(request.vram, device.free_bytes)
 
 
-def _fit(sizes: ModelSizes, wanted: Wanted, resources: Resources, vram: int | None) -> Plan:
-    ram = wanted.ram
+def _fit(sizes: ModelSizes, request: PlanRequest, resources: Resources, vram: int | None) -> Plan:
+    ram = request.ram
     if ram is None and resources.host is not None:
         # A container ends a program that takes more than its limit; a machine begins to swap.
         ram = resources.host.limit_bytes
-    return plan(
-        sizes,
-        vram=vram,
-        ram=ram,
-        max_tokens=wanted.max_tokens,
-        kv_type=wanted.kv_type,
-        threads=wanted.threads,
-        repacked=resources.repacked,
-    )
+    return plan(sizes, replace(request, vram=vram, ram=ram, repacked=resources.repacked))
 
 
-def _told(placement: Placement) -> Placement:
+def _logged(placement: Placement) -> Placement:
     found = placement.plan
     settings = found.settings
     layers = f"{settings.n_gpu_layers} of {found.n_layers} layers, " if settings.n_gpu_layers else ""

@@ -12,12 +12,12 @@ A worked example, two layers of 1 MB that see 2048 tokens (2304 KV cells with th
 ...     n_layers=2, dims=256, n_heads=4, n_kv_heads=2, head_dim=64, ffn=768, vocab_size=1000, context_length=4096,
 ...     default_tokens=2048, causal=True, last_rows=True, layers=({"Q8_0": 1_000_000}, {"Q8_0": 1_000_000}),
 ...     input_bytes=272_000, output_norm_bytes=1024)
->>> plan(tiny, vram=240_000_000).n_gpu_layers
+>>> plan(tiny, PlanRequest(vram=240_000_000)).n_gpu_layers
 2
 
 Its cache holds a key and a value of 2 * 64 numbers of 2 bytes for each cell and layer: 2 * 2304 * 2 * 128 * 2 bytes.
 
->>> cache = next(part for part in plan(tiny, vram=240_000_000).parts if part.name == "KV cache (GPU)")
+>>> cache = next(part for part in plan(tiny, PlanRequest(vram=240_000_000)).parts if part.name == "KV cache (GPU)")
 >>> cache.size_bytes, 2 * 2304 * 2 * 128 * 2
 (2359296, 2359296)
 
@@ -200,6 +200,28 @@ class Plan:
         return sum(part.size_bytes for part in self.parts if part.place == "ram" and not part.mapped)
 
 
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What a user asks for, and what the machine gives, as far as memory is concerned.
+
+    vram               bytes of the GPU's memory for everything on it, the driver's share included; None: use no GPU
+    ram                bytes of the host's memory; None: no limit
+    max_tokens         longest text; None: the model's own limit, or less where the budget requires it
+    kv_type            a key of KV_TYPES; None: the planner chooses
+    threads            CPU threads: an encoder computes in that many contexts side by side, up to MOST_LANES
+    repacked           types that get a second layout on this CPU
+    gpu_context_bytes  the driver's share of the GPU's memory
+    """
+
+    vram: int | None = None
+    ram: int | None = None
+    max_tokens: int | None = None
+    kv_type: str | None = None
+    threads: int = 1
+    repacked: frozenset[str] = REPACKED
+    gpu_context_bytes: int = GPU_CONTEXT_BYTES
+
+
 # What is needed
 
 
@@ -358,27 +380,10 @@ def _working_bytes(sizes: ModelSizes, settings: Settings) -> int:
 # What fits
 
 
-def plan(
-    sizes: ModelSizes,
-    *,
-    vram: int | None = None,
-    ram: int | None = None,
-    max_tokens: int | None = None,
-    kv_type: str | None = None,
-    threads: int = 1,
-    repacked: frozenset[str] = REPACKED,
-    gpu_context_bytes: int = GPU_CONTEXT_BYTES,
-) -> Plan:
-    """The best settings that hold the budgets.
+def plan(sizes: ModelSizes, request: PlanRequest) -> Plan:
+    """Return the best settings that hold the budgets.
 
-    vram        bytes of the GPU's memory for all of it, the driver's share included; None: no GPU is used
-    ram         bytes of the host's memory; None: no limit
-    max_tokens  longest text; None: the model's own limit, or less where the budget asks for it
-    kv_type     "f16", "q8_0" or "q4_0"; None: chosen
-    threads     of the CPU: an encoder computes in that many contexts side by side, up to MOST_LANES
-    repacked    types that are to have a second layout on this CPU
-    gpu_context_bytes  the driver's share
-    raises      BudgetError: nothing fits; OptionError: a token limit or KV type that the model has not
+    raises  BudgetError: nothing fits; OptionError: a token limit or KV type that the model does not have
 
     Given up in this order, each only where what stands before it does not suffice:
     1. the KV cache in 8 bits in place of 16: the largest thing that costs least.
@@ -391,15 +396,14 @@ def plan(
        again and again, by far the slowest.
     So a larger budget never puts fewer layers on the GPU.
     """
-    limit = _limit(sizes, max_tokens)
-    _check_kv_type(sizes, kv_type)
+    limit = _limit(sizes, request.max_tokens)
+    _check_kv_type(sizes, request.kv_type)
+    vram, ram = request.vram, request.ram
     best: Plan | None = None
     counts = range(sizes.n_layers, 0, -1) if vram is not None else (0,)
     for fits_ram in (True, False) if ram is not None else (True,):
         for n_gpu in counts:
-            choices = list(
-                _preferences(sizes, n_gpu, limit, max_tokens is None, kv_type, threads, _repacks(sizes, repacked))
-            )
+            choices = list(_preferences(sizes, request, n_gpu))
             if not fits_ram and n_gpu < sizes.n_layers:
                 # Where pages of the weights come and go, whatever else is smaller leaves more room for them; but for it
                 # alone no vector is to lose what 4 bits cost.
@@ -407,7 +411,7 @@ def plan(
                 choices.sort(key=lambda settings: settings.kv_type == "q4_0")
             for settings in choices:
                 settings = replace(settings, repack=fits_ram and settings.repack)
-                found = replace(_planned(sizes, settings, repacked, gpu_context_bytes), fits_ram=fits_ram)
+                found = replace(_planned(sizes, request, settings), fits_ram=fits_ram)
                 best = found if best is None or _excess(found, vram, ram) < _excess(best, vram, ram) else best
                 if _excess(found, vram, ram) == 0:
                     return replace(found, costs=_costs(sizes, found, limit))
@@ -415,76 +419,43 @@ def plan(
     raise BudgetError(_nothing_fits(best, vram, ram))
 
 
-def larger_plan(
-    sizes: ModelSizes,
-    here: Plan,
-    *,
-    max_tokens: int | None = None,
-    kv_type: str | None = None,
-    threads: int = 1,
-    repacked: frozenset[str] = REPACKED,
-    gpu_context_bytes: int = GPU_CONTEXT_BYTES,
-) -> Plan | None:
-    """The plan that the smallest larger budget brings; None where `here` is the best there is.
+def larger_plan(sizes: ModelSizes, request: PlanRequest, here: Plan) -> Plan | None:
+    """Return the plan that the smallest larger budget allows; None where `here` is the best there is.
 
-    Where layers are left to the CPU it is the cheapest one with all layers on the GPU. Of a plan without a GPU it is a
-    better one without, else likewise.
+    If `here` uses no GPU, it is the next better CPU plan, otherwise the next better GPU plan. Where `here` leaves
+    layers to the CPU, it is the cheapest plan with all layers on the GPU. The request's own budgets do not count.
     """
-    limit = _limit(sizes, max_tokens)
+    limit = _limit(sizes, request.max_tokens)
 
     def choices(n_gpu: int) -> list[Plan]:
-        return [
-            Plan(
-                settings,
-                sizes.n_layers,
-                parts_of(sizes, settings, repacked=repacked, gpu_context_bytes=gpu_context_bytes),
-            )
-            for settings in _preferences(
-                sizes, n_gpu, limit, max_tokens is None, kv_type, threads, _repacks(sizes, repacked)
-            )
-        ]
+        return [_planned(sizes, request, settings) for settings in _preferences(sizes, request, n_gpu)]
 
     better = choices(here.n_gpu_layers or 0)
     if here.fits_ram or here.n_gpu_layers:
-        better = better[
-            : [choice.settings for choice in better].index(replace(here.settings, repack=_repacks(sizes, repacked)))
-        ]
+        chosen = replace(here.settings, repack=_repacks(sizes, request))
+        better = better[: [choice.settings for choice in better].index(chosen)]
     if not better or 0 < here.n_gpu_layers < sizes.n_layers:
         better = [] if here.n_gpu_layers == sizes.n_layers else choices(sizes.n_layers)
     found = min(better, key=lambda choice: choice.vram_bytes or choice.ram_bytes, default=None)
     return found and replace(found, costs=_costs(sizes, found, limit))
 
 
-def smaller_plan(
-    sizes: ModelSizes,
-    here: Plan,
-    *,
-    max_tokens: int | None = None,
-    kv_type: str | None = None,
-    threads: int = 1,
-    repacked: frozenset[str] = REPACKED,
-    gpu_context_bytes: int = GPU_CONTEXT_BYTES,
-) -> Plan | None:
-    """The best plan that needs less of what `here` runs on, GPU or host; None where there is none."""
+def smaller_plan(sizes: ModelSizes, request: PlanRequest, here: Plan) -> Plan | None:
+    """Return the best plan that needs less than `here` of the GPU's memory, or of the host's where it uses no GPU.
+
+    None where there is none. The request's own budgets do not count.
+    """
     on_gpu = here.n_gpu_layers > 0
     host_bytes = here.ram_bytes if here.fits_ram else here.unmapped_ram_bytes
+    vram, ram = (here.vram_bytes - 1, None) if on_gpu else (None, host_bytes - 1)
     try:
-        return plan(
-            sizes,
-            vram=here.vram_bytes - 1 if on_gpu else None,
-            ram=None if on_gpu else host_bytes - 1,
-            max_tokens=max_tokens,
-            kv_type=kv_type,
-            threads=threads,
-            repacked=repacked,
-            gpu_context_bytes=gpu_context_bytes,
-        )
+        return plan(sizes, replace(request, vram=vram, ram=ram))
     except BudgetError:
         return None
 
 
-def _planned(sizes: ModelSizes, settings: Settings, repacked: frozenset[str], gpu_context_bytes: int) -> Plan:
-    parts = parts_of(sizes, settings, repacked=repacked, gpu_context_bytes=gpu_context_bytes)
+def _planned(sizes: ModelSizes, request: PlanRequest, settings: Settings) -> Plan:
+    parts = parts_of(sizes, settings, repacked=request.repacked, gpu_context_bytes=request.gpu_context_bytes)
     return Plan(settings, sizes.n_layers, parts)
 
 
@@ -508,19 +479,18 @@ def _kv_types(sizes: ModelSizes) -> tuple[str, ...]:
     return tuple(KV_TYPES) if sizes.causal and sizes.head_dim % 32 == 0 else ("f16",)
 
 
-def _preferences(
-    sizes: ModelSizes, n_gpu: int, limit: int, may_cut: bool, kv_type: str | None, threads: int, repack: bool
-) -> Iterator[Settings]:
-    """Settings with so many layers on the GPU, the most wanted first."""
+def _preferences(sizes: ModelSizes, request: PlanRequest, n_gpu: int) -> Iterator[Settings]:
+    """Yield the settings with so many layers on the GPU, the best first."""
+    repack = _repacks(sizes, request)
     whole = n_gpu in (0, sizes.n_layers)
     types = _kv_types(sizes)
     groups = [[name for name in types if name != "q4_0"], [name for name in types if name == "q4_0" and whole]]
     sequences = n_sequences_of(sizes.vocab_size)
-    lanes = 1 if sizes.causal or n_gpu else max(1, min(threads, MOST_LANES))
-    limits = [limit]
-    while may_cut and whole and limits[-1] // 2 >= SMALLEST_LIMIT:
+    lanes = 1 if sizes.causal or n_gpu else max(1, min(request.threads, MOST_LANES))
+    limits = [_limit(sizes, request.max_tokens)]
+    while request.max_tokens is None and whole and limits[-1] // 2 >= SMALLEST_LIMIT:
         limits.append(limits[-1] // 2)
-    for names in groups if kv_type is None else [[kv_type]]:
+    for names in groups if request.kv_type is None else [[request.kv_type]]:
         for tokens in limits:
             for micro_batch, batch in _BATCHES if sizes.last_rows else _ONE_PASS_BATCHES:
                 # Prompts that are kept count in a batch until it is known that all of its texts begin with one.
@@ -539,8 +509,8 @@ def _preferences(
                     )
 
 
-def _repacks(sizes: ModelSizes, repacked: frozenset[str]) -> bool:
-    return any(name in repacked for layer in sizes.layers for name in layer)
+def _repacks(sizes: ModelSizes, request: PlanRequest) -> bool:
+    return any(name in request.repacked for layer in sizes.layers for name in layer)
 
 
 def _excess(found: Plan, vram: int | None, ram: int | None) -> int:
@@ -555,7 +525,8 @@ def _costs(sizes: ModelSizes, found: Plan, limit: int) -> tuple[str, ...]:
     settings, said = found.settings, []
     if KV_COSTS[settings.kv_type]:
         said.append(KV_COSTS[settings.kv_type])
-    full = next(_preferences(sizes, settings.n_gpu_layers, settings.max_tokens, False, None, 1, True)).micro_batch
+    uncut = PlanRequest(max_tokens=settings.max_tokens)
+    full = next(_preferences(sizes, uncut, settings.n_gpu_layers)).micro_batch
     if settings.micro_batch < full:
         said.append(f"{settings.micro_batch} tokens at once in place of {full}: some speed")
     if settings.max_tokens < limit:
