@@ -22,6 +22,7 @@ from qgguf.model import prompts as prompt_texts
 from qgguf.model.from_gguf import read_header, spec_of
 from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.native.context import Strategy
+from qgguf.precisions import PRECISIONS
 from qgguf.settings import bytes_setting, device_setting, threads_setting, vram_setting
 
 log = logging.getLogger("qgguf")
@@ -429,8 +430,8 @@ def _truncation(word: str) -> str:
 
 
 def _check_precision(precision: str, normalized: bool) -> None:
-    if precision not in vector_math.PRECISIONS:
-        raise OptionError(f"precision={precision!r}; there are {', '.join(vector_math.PRECISIONS)}.")
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision={precision!r}; there are {', '.join(PRECISIONS)}.")
     if precision == "int8" and not normalized:
         raise OptionError("int8 codes have one fixed scale, for unit vectors: leave normalize_embeddings on.")
 

@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qgguf.errors import DimensionError, OptionError
+from qgguf.precisions import PRECISIONS
 
 Vectors = NDArray[np.float32]
-
-PRECISIONS = ("float32", "int8", "binary", "ubinary")
 
 _INT8_DEVIATIONS = 8.0
 

@@ -20,7 +20,8 @@ from qgguf.errors import NativeError, TextError, TextTooLongError
 from qgguf.inference import inputs as text_lists
 from qgguf.inference.aio import MOST_WAITERS
 from tests.support.comparing import cosines
-from tests.support.lanes import WatchedLanes, until
+from tests.support.lanes import WatchedLanes
+from tests.support.waiting import until
 
 FORMS = ["encode", "encode_query", "encode_document", "embed"]
 TEXTS = ["é 한 😉", "x", "The harbour office, 1897.", "x"]

@@ -14,7 +14,8 @@ from qgguf import Embedder
 from qgguf.errors import NativeError, TextError
 from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext, _RowReader
 from tests.support.comparing import cosines
-from tests.support.lanes import WatchedLanes, until
+from tests.support.lanes import WatchedLanes
+from tests.support.waiting import until
 
 TEXTS = ["é 한 😉", "x", "The harbour office, 1897."]
 

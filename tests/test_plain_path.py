@@ -18,7 +18,8 @@ from qgguf.model.spec import Pooling
 from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext, Strategy
 from qgguf.native.model import NativeModel
 from tests.support.comparing import cosines
-from tests.support.lanes import WatchedLanes, until
+from tests.support.lanes import WatchedLanes
+from tests.support.waiting import until
 
 CELLS, MICRO_BATCH, VOCABULARY = 256, 96, 2074
 Ids = tuple[int, ...]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from qgguf.errors import NativeError
 from qgguf.inference.scheduler import Call, CallCancelledError, Scheduler
+from tests.support.waiting import until
 
 DIMS = 4
 NO_PROMPT = np.empty(0, np.int32)
@@ -95,14 +96,6 @@ def run_all(scheduler, calls):
     threads, outcomes = begin(scheduler, calls)
     end(threads)
     return outcomes
-
-
-def until(happens):
-    """Wait for what another thread is about to do."""
-    limit = time.monotonic() + 30
-    while not happens():
-        assert time.monotonic() < limit, "it does not happen"
-        time.sleep(0.0005)
 
 
 def assert_idle(scheduler):

@@ -9,9 +9,8 @@ from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.options import device_option, find_model, memory_options, model_option, threads_option
 from qgguf.cli.text_input import read_texts
 from qgguf.cli.vector_output import FORMATS, choose_format, output, write_vectors
+from qgguf.precisions import PRECISIONS
 from qgguf.settings import device_setting, threads_setting, vram_setting
-
-PRECISIONS = ("float32", "int8", "binary", "ubinary")
 
 
 @click.command()

@@ -1,21 +1,12 @@
 """What an Embedder's lanes are given to compute: looked at from outside, and held back, never replaced."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from qgguf import Embedder
-
-
-def until(happens: Callable[[], Any]) -> None:
-    """Wait for what another thread is about to do."""
-    limit = time.monotonic() + 60
-    while not happens():
-        assert time.monotonic() < limit, "it does not happen"
-        time.sleep(0.001)
 
 
 class WatchedLanes:
