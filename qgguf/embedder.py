@@ -22,12 +22,10 @@ from qgguf.model import prompts as prompt_texts
 from qgguf.model.from_gguf import read_header, spec_of
 from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.native.context import Strategy
-from qgguf.precisions import PRECISIONS
+from qgguf.option_values import LEAST_MAX_TOKENS, PRECISIONS, TRUNCATIONS
 from qgguf.settings import bytes_setting, device_setting, threads_setting, vram_setting
 
 log = logging.getLogger("qgguf")
-
-TRUNCATIONS = ("end", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +409,7 @@ def _pooling(spec: ModelSpec, asked: str | None, path: Path) -> Pooling:
 
 
 def _max_tokens(spec: ModelSpec, asked: int) -> int:
-    _at_least(4, asked, "max_tokens")
+    _at_least(LEAST_MAX_TOKENS, asked, "max_tokens")
     if asked > spec.context_length:
         raise OptionError(f"max_tokens={asked:,}, but {spec.name} was trained on {spec.context_length:,} positions.")
     return asked

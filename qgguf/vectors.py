@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qgguf.errors import DimensionError, OptionError
-from qgguf.precisions import PRECISIONS
+from qgguf.option_values import PRECISIONS
 
 Vectors = NDArray[np.float32]
 

@@ -19,7 +19,7 @@ FLOORS = (
     ("model", ("model",)),
     ("format", ("gguf_format",)),
     ("machine", ("hardware", "settings")),
-    ("pure", ("memory", "batching", "vectors", "precisions", "units")),
+    ("pure", ("memory", "batching", "vectors", "option_values", "units")),
     ("words", ("errors", "types", "_version")),
 )
 FLOOR_OF = {name: height for height, (_, names) in enumerate(reversed(FLOORS)) for name in names}

@@ -9,7 +9,7 @@ from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.options import device_option, find_model, memory_options, model_option, threads_option
 from qgguf.cli.text_input import read_texts
 from qgguf.cli.vector_output import FORMATS, choose_format, output, write_vectors
-from qgguf.precisions import PRECISIONS
+from qgguf.option_values import LEAST_MAX_TOKENS, PRECISIONS, TRUNCATIONS
 from qgguf.settings import device_setting, threads_setting, vram_setting
 
 
@@ -38,11 +38,14 @@ from qgguf.settings import device_setting, threads_setting, vram_setting
     help="int8: a quarter of the bytes; binary, ubinary: a sign per number, eight to a byte.",
 )
 @click.option(
-    "--max-tokens", type=click.IntRange(min=4), metavar="N", help="Cut texts here. Default: the model's limit."
+    "--max-tokens",
+    type=click.IntRange(LEAST_MAX_TOKENS),
+    metavar="N",
+    help="Cut texts here. Default: the model's limit.",
 )
 @click.option(
     "--truncate",
-    type=click.Choice(["end", "error"]),
+    type=click.Choice(TRUNCATIONS),
     default="end",
     show_default=True,
     help="What to do with a text over the limit.",

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 
 from qgguf.errors import BudgetError, OptionError
 from qgguf.memory.compute_buffer import Pass, scratch_bytes
+from qgguf.option_values import LEAST_MAX_TOKENS
 from qgguf.units import in_gigabytes
 
 KV_TYPES: Mapping[str, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
@@ -462,9 +463,9 @@ def _planned(sizes: ModelSizes, request: PlanRequest, settings: Settings) -> Pla
 def _limit(sizes: ModelSizes, max_tokens: int | None) -> int:
     if max_tokens is None:
         return sizes.default_tokens
-    if not 4 <= max_tokens <= sizes.context_length:
+    if not LEAST_MAX_TOKENS <= max_tokens <= sizes.context_length:
         raise OptionError(
-            f"max_tokens={max_tokens:,}; the model was trained on 4 to {sizes.context_length:,} positions."
+            f"max_tokens={max_tokens:,}; this model takes {LEAST_MAX_TOKENS} to {sizes.context_length:,} tokens."
         )
     return max_tokens
 
