@@ -88,7 +88,7 @@ class Embedder:
         self.path = _find(model)
         header = read_header(self.path)
         self.spec: ModelSpec = spec_of(header, self.path)
-        for sentence in self.spec.mended:
+        for sentence in self.spec.corrections:
             log.info("%s: %s", self.path.name, sentence)
         self._truncate = _truncation(truncate)
         self._dims = self.spec.dims
@@ -393,17 +393,14 @@ def _find(model: str | os.PathLike[str]) -> Path:
 
 
 def _pooling(spec: ModelSpec, asked: str | None, path: Path) -> Pooling:
-    words = {"mean": Pooling.MEAN, "cls": Pooling.CLS, "last": Pooling.LAST}
     if asked is not None:
-        if asked not in words:
-            raise OptionError(f"pooling={asked!r}; there are {', '.join(words)}.")
-        return words[asked]
+        return Pooling.from_name(asked)
     if spec.pooling is None:
         raise ModelFileError(
             f"{path} declares no pooling, so it is a text generator or lacks metadata; an embedding model is needed. "
             'If you know how it pools, say so: pooling="last", "mean" or "cls".'
         )
-    if spec.pooling not in words.values():
+    if not spec.pooling.makes_vectors:
         raise ModelFileError(f"{path} is a reranker: it scores pairs and makes no vectors. Give an embedding model.")
     return spec.pooling
 

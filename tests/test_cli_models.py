@@ -26,7 +26,7 @@ def hub(minilm_q8: Path) -> Iterator[Hub]:
 
 
 def test_inspect_shows_what_a_model_is(minilm_q8: Path, tmp_path: Path):
-    """Name, file, weights, dims, tokens, pooling, end token, prompts and what is missing, a line each."""
+    """Name, file, weights, dims, tokens, pooling, end token, prompts and what was corrected, a line each."""
     done = qgguf("inspect", str(minilm_q8), home=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
     rows = {line[:14].strip(): line[14:] for line in done.stdout.decode().splitlines()}
@@ -37,7 +37,7 @@ def test_inspect_shows_what_a_model_is(minilm_q8: Path, tmp_path: Path):
     assert rows["weights"] == "22.6 million, Q8_0"
     assert rows["dims"] == "384, not trained to be cut shorter"
     assert rows["tokens"] == "512 in a text, 256 by the checkpoint's own limit; vocabulary of 30522"
-    assert rows["pooling"] == "mean" and rows["end token"] == "[SEP] (102)" and rows["missing"] == "nothing"
+    assert rows["pooling"] == "mean" and rows["end token"] == "[SEP] (102)" and rows["corrected"] == "nothing"
 
 
 def test_inspect_shows_prompts_and_dims_of_qwen3(small_qwen3: Path, tmp_path: Path):

@@ -41,7 +41,7 @@ def test_a_right_qwen3_file_is_described(tmp_path):
     assert found.instruction_template == QWEN3_INSTRUCTION_TEMPLATE
     assert found.mrl_dims == (32, 1024)
     assert found.n_params == 6 * 32
-    assert found.mended == ()
+    assert found.corrections == ()
 
 
 def test_an_old_qwen3_file_is_mended_and_says_so(tmp_path):
@@ -51,7 +51,7 @@ def test_an_old_qwen3_file_is_mended_and_says_so(tmp_path):
 
     assert found.pooling is Pooling.LAST
     assert found.end_token == "<|endoftext|>"
-    assert len(found.mended) == 2
+    assert len(found.corrections) == 2
 
 
 def test_an_add_eos_that_says_false_is_not_believed_of_qwen3_embedding(tmp_path):

@@ -6,6 +6,7 @@ import click
 
 from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.options import threads_option
+from qgguf.model.spec import POOLING_NAMES
 from qgguf.settings import threads_setting
 
 
@@ -19,7 +20,7 @@ from qgguf.settings import threads_setting
 )
 @click.option("--token-embedding-type", metavar="TYPE", help="Another type for the token embeddings.")
 @threads_option
-@click.option("--pooling", type=click.Choice(["mean", "cls", "last"]), help="For a checkpoint that declares none.")
+@click.option("--pooling", type=click.Choice(POOLING_NAMES), help="For a checkpoint that declares none.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 @verbose_option

@@ -142,7 +142,7 @@ def _models(report: "Report") -> list[str]:
             state += f", checksum {model.checksum}"
         padding = " " * (columns - width(model.name))
         lines.append(f"{model.name}{padding}  {readable(model.size_bytes)}, {state}")
-        lines += [f"  {sentence}" for sentence in model.mended]
+        lines += [f"  {sentence}" for sentence in model.corrections]
     return lines
 
 

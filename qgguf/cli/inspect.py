@@ -60,7 +60,7 @@ def _rows(spec: "ModelSpec", path: Path) -> list[tuple[str, str]]:
         rows.append(("instruction", _quoted(spec.instruction_template)))
     if spec.source_repo:
         rows.append(("made from", f"{spec.source_repo} {spec.source_revision}".rstrip()))
-    rows.append(("missing", "\n".join(spec.mended) or "nothing"))
+    rows.append(("corrected", "\n".join(spec.corrections) or "nothing"))
     return rows
 
 

@@ -81,7 +81,6 @@ def _read(model: str) -> "tuple[Header, ModelSpec, str]":
     from qgguf import hub
     from qgguf.errors import ModelFileError
     from qgguf.model.from_gguf import read_header, spec_of
-    from qgguf.model.spec import Pooling
 
     place = hub.locate(model)
     if isinstance(place, Path):
@@ -90,7 +89,7 @@ def _read(model: str) -> "tuple[Header, ModelSpec, str]":
         header, path = hub.read_remote_header(place), Path(place.name)
         where = f"not on this machine: {readable(header.size_bytes)} to fetch"
     spec = spec_of(header, path)
-    if spec.pooling not in (Pooling.LAST, Pooling.MEAN, Pooling.CLS):
+    if spec.pooling is None or not spec.pooling.makes_vectors:
         raise ModelFileError(f"{model} declares no pooling that makes vectors. Give an embedding model's GGUF.")
     return header, spec, where
 

@@ -13,12 +13,13 @@ from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.checksums import Checksums
 from qgguf.convert.metadata import checksum_entry, file_entries
 from qgguf.convert.safetensors import StoredTensor
-from qgguf.convert.sentence_transformers import check_pooling, read_modules
+from qgguf.convert.sentence_transformers import read_modules
 from qgguf.convert.streaming import Job, stream
 from qgguf.errors import CheckpointError, OptionError, OutputError, QgError
 from qgguf.gguf_format.reader import read_header, row_bytes
 from qgguf.gguf_format.writer import Entry, TensorPlace, aligned, header_bytes
 from qgguf.hardware.cores import usable_cores
+from qgguf.model.spec import Pooling
 from qgguf.settings import MOST_THREADS
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -55,7 +56,7 @@ def convert_checkpoint(
     """
     quant = mixture.check_quant(quant)
     embedding_type = mixture.check_token_embedding_type(token_embedding_type) if token_embedding_type else None
-    override, threads = check_pooling(pooling), _threads(threads)
+    override, threads = None if pooling is None else Pooling.from_name(pooling), _threads(threads)
     name, repo = _name_of(checkpoint, revision)
     target = _target(out, f"{name.lower()}-{quant}.gguf", force)
     source = _open(checkpoint, name, repo, revision, on_fetch)

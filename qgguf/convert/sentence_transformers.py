@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from qgguf.convert.checkpoint import Checkpoint
-from qgguf.errors import CheckpointError, OptionError
+from qgguf.errors import CheckpointError
 from qgguf.model.spec import Pooling
 
 # Both styles of <n>_Pooling/config.json: a flag per mode, and one word since sentence-transformers 5.
 _MODES = {"mean": Pooling.MEAN, "cls": Pooling.CLS, "lasttoken": Pooling.LAST}
 _FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
-_NAMES = {"mean": Pooling.MEAN, "cls": Pooling.CLS, "last": Pooling.LAST, "lasttoken": Pooling.LAST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +20,6 @@ class SentenceModules:
     prompts: dict[str, str]
     default_prompt_name: str | None
     max_tokens: int | None
-
-
-def check_pooling(name: str | None) -> Pooling | None:
-    """A pooling by its name: mean, cls or last.
-
-    raises  OptionError
-    """
-    if name is None:
-        return None
-    if not isinstance(name, str) or name.lower() not in _NAMES:
-        raise OptionError(f"Unknown pooling {name!r}. Choose one of: mean, cls, last.")
-    return _NAMES[name.lower()]
 
 
 def read_modules(

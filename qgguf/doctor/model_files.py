@@ -22,7 +22,7 @@ class ModelState:
     name, path, size_bytes  as `qgguf list` shows them
     embeds                  it is an embedding model; False also for a file that cannot be read
     quantization, dims, pooling, end_token, prompts   from the header; "", 0 or () where there is none
-    mended                  what the header lacks, and what is done about it when the model is opened
+    corrections             what the header lacks, and which values are used instead when the model is opened
     checksum                "right", "wrong", "unknown" (nobody published one) or "not checked"
     wrong                   what makes it useless or doubtful, a sentence each
     """
@@ -36,7 +36,7 @@ class ModelState:
     pooling: str = ""
     end_token: str = ""
     prompts: tuple[str, ...] = ()
-    mended: tuple[str, ...] = ()
+    corrections: tuple[str, ...] = ()
     checksum: str = "not checked"
     wrong: tuple[str, ...] = ()
 
@@ -69,13 +69,13 @@ def examine_model(model: LocalModel, *, checksums: bool, on_progress: Progress |
         return state
     return replace(
         state,
-        embeds=spec.pooling in (Pooling.MEAN, Pooling.CLS, Pooling.LAST),
+        embeds=spec.pooling is not None and spec.pooling.makes_vectors,
         quantization=spec.quantization,
         dims=spec.dims,
         pooling=spec.pooling.name.lower() if spec.pooling is not None else "",
         end_token=spec.end_token or "",
         prompts=tuple(spec.prompts),
-        mended=spec.mended,
+        corrections=spec.corrections,
         wrong=(*wrong, *_doubts(spec)),
     )
 

@@ -36,6 +36,9 @@ _ENCODERS = frozenset(
      "gemma-embedding"]
 )  # fmt: skip
 
+# Architectures whose graph `memory.compute_buffer` models exactly, and whether their attention is causal there.
+_EXACT_COMPUTE_BUFFERS = {"qwen3": True, "bert": False}
+
 
 def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
     """What model a GGUF file holds.
@@ -59,9 +62,10 @@ def spec_of(header: Header, path: Path) -> ModelSpec:
     if not tokens:
         raise ModelFileError(f"{path} has no vocabulary, so it can embed no text. Give an embedding model's GGUF.")
     family = _is_qwen3_embedding(says, architecture, name, len(tokens))
-    mended: list[str] = []
-    pooling = _pooling(says, architecture, family, mended)
-    end_token_id = _end_token(says, architecture, tokens, pooling, family, mended)
+    corrections: list[str] = []
+    pooling = _pooling(says, architecture, family, corrections)
+    end_token_id = _end_token(says, architecture, tokens, pooling, family, corrections)
+    causal = says.flag(f"{architecture}.attention.causal", architecture not in _ENCODERS)
     dims = says.integer(f"{architecture}.embedding_length")
     n_heads = says.integer(f"{architecture}.attention.head_count")
     template = says.text("qgguf.instruction_template") or (QWEN3_INSTRUCTION_TEMPLATE if family else None)
@@ -81,7 +85,7 @@ def spec_of(header: Header, path: Path) -> ModelSpec:
         vocab_size=len(tokens),
         context_length=says.integer(f"{architecture}.context_length"),
         max_tokens=says.integer("qgguf.max_tokens", 0) or None,
-        causal=says.flag(f"{architecture}.attention.causal", architecture not in _ENCODERS),
+        causal=causal,
         pooling=pooling,
         end_token_id=end_token_id,
         end_token=None if end_token_id is None else tokens[end_token_id],
@@ -92,7 +96,8 @@ def spec_of(header: Header, path: Path) -> ModelSpec:
         source_repo=says.text("qgguf.source.repo"),
         source_revision=says.text("qgguf.source.revision"),
         source_sha256=tuple(says.strings("qgguf.source.sha256")),
-        mended=tuple(mended),
+        corrections=tuple(corrections),
+        exact_compute_buffer=_EXACT_COMPUTE_BUFFERS.get(architecture) is causal,
     )
 
 
@@ -192,18 +197,18 @@ def _is_qwen3_embedding(says: _Metadata, architecture: str, name: str, n_tokens:
     return n_tokens in _QWEN3_EMBEDDING_VOCABULARIES or ("qwen3" in names and "embed" in names)
 
 
-def _pooling(says: _Metadata, architecture: str, family: bool, mended: list[str]) -> Pooling | None:
+def _pooling(says: _Metadata, architecture: str, family: bool, corrections: list[str]) -> Pooling | None:
     declared = says.metadata.get(f"{architecture}.pooling_type")
     if isinstance(declared, int) and declared in list(Pooling) and declared != Pooling.NONE:
         return Pooling(declared)
     if family:
-        mended.append("the header names no pooling; Qwen3-Embedding pools the last token, and so does qgguf")
+        corrections.append("the header names no pooling; Qwen3-Embedding pools the last token, and so does qgguf")
         return Pooling.LAST
     return None
 
 
 def _end_token(
-    says: _Metadata, architecture: str, tokens: list[str], pooling: Pooling | None, family: bool, mended: list[str]
+    says: _Metadata, architecture: str, tokens: list[str], pooling: Pooling | None, family: bool, corrections: list[str]
 ) -> int | None:
     """The id that must end each text. The header's add_eos flag is not trusted where it is known to be lost."""
     if says.text("tokenizer.ggml.model") == "bert":
@@ -219,7 +224,7 @@ def _end_token(
     padding = says.token_id("tokenizer.ggml.padding_token_id", len(tokens))
     end = tokens.index(_QWEN3_END_TOKEN) if _QWEN3_END_TOKEN in tokens else padding if padding is not None else eos
     if end is not None:
-        mended.append(f"the header does not ask for an end token; qgguf ends each text with {tokens[end]}")
+        corrections.append(f"the header does not ask for an end token; qgguf ends each text with {tokens[end]}")
     return end
 
 

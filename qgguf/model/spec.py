@@ -1,12 +1,14 @@
-"""ModelSpec: what a model is. Words only, no file and no native call."""
+"""ModelSpec and Pooling: the description of a model, without file access or native calls."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from qgguf.errors import OptionError
+
 
 class Pooling(IntEnum):
-    """How a text's vector is made from its tokens; the values are those of the GGUF key `*.pooling_type`."""
+    """How a text's vector is made from its token rows; the values are those of the GGUF key `*.pooling_type`."""
 
     NONE = 0
     MEAN = 1
@@ -14,10 +16,34 @@ class Pooling(IntEnum):
     LAST = 3
     RANK = 4
 
+    @classmethod
+    def from_name(cls, text: str) -> "Pooling":
+        """Return the pooling with this name: one of `POOLING_NAMES`, in upper or lower case.
+
+        raises  OptionError: another name
+
+        >>> Pooling.from_name("last")
+        <Pooling.LAST: 3>
+        """
+        name = text.lower() if isinstance(text, str) else ""
+        name = "last" if name == "lasttoken" else name  # sentence-transformers' own name for it
+        if name not in POOLING_NAMES:
+            raise OptionError(f"pooling={text!r} is unknown. Choose one of: {', '.join(POOLING_NAMES)}.")
+        return cls[name.upper()]
+
+    @property
+    def makes_vectors(self) -> bool:
+        """Whether this pooling gives one vector for each text. RANK gives a score, NONE a row for each token."""
+        return self.name.lower() in POOLING_NAMES
+
+
+POOLING_NAMES = ("mean", "cls", "last")
+"""The poolings that a user may name, in the order in which help and messages list them."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What a GGUF header says of a model, and what had to be mended.
+    """Description of a model: the values of its GGUF header, corrected where the header is known to be wrong.
 
     name                 general.name, else the file's stem
     architecture         general.architecture: "qwen3", "bert", ...
@@ -29,7 +55,7 @@ class ModelSpec:
     vocab_size           tokens in the vocabulary
     context_length       trained positions
     max_tokens           the checkpoint's own max_seq_length; None where it declares none
-    causal               each token sees only those before it
+    causal               each token attends only to itself and the tokens before it
     pooling              None where the file declares none and none could be inferred
     end_token_id         id that must end each text; None where the model has none
     end_token            its text, for people
@@ -38,7 +64,8 @@ class ModelSpec:
     instruction_template with "{instruction}" in it; None where the model takes no instruction
     mrl_dims             (smallest, largest) dims the model was trained to be cut to; None: not trained for it
     source_repo, source_revision, source_sha256   where the weights came from; "" or () where unknown
-    mended               what was missing or wrong in the header and what is done about it, a sentence each
+    corrections          what was missing or wrong in the header and which value is used instead, a sentence each
+    exact_compute_buffer whether `memory.compute_buffer` models this model's graph exactly, not only approximately
     """
 
     name: str
@@ -65,7 +92,8 @@ class ModelSpec:
     source_repo: str = ""
     source_revision: str = ""
     source_sha256: tuple[str, ...] = ()
-    mended: tuple[str, ...] = ()
+    corrections: tuple[str, ...] = ()
+    exact_compute_buffer: bool = False
 
     def pools_last_row(self, pooling: Pooling | None = None) -> bool:
         """Return whether a text's vector is the row of its last token, so that no other row need leave the model.
