@@ -334,4 +334,4 @@ def test_the_script_converts(tmp_path: Path):
     assert ran.returncode == 0, ran.stderr
     assert read_spec(out).quantization == "Q8_0"
     again = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, cwd=tmp_path)
-    assert again.returncode == 1 and "there already" in again.stderr and again.stderr.count("\n") == 1
+    assert again.returncode == 1 and "exists already" in again.stderr and again.stderr.count("\n") == 1

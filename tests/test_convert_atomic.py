@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from qgguf.convert import converter as run
-from qgguf.convert.atomic_file import Writeback
 from qgguf.convert.converter import convert_checkpoint
+from qgguf.convert.writeback import Writeback
 from qgguf.errors import CheckpointError, OutputError
 from qgguf.model.from_gguf import read_spec
 from tests.support.bert_checkpoints import make_bert_checkpoint
@@ -207,7 +207,7 @@ def test_weights_that_change_while_they_are_read(tmp_path: Path):
 def test_an_out_that_appears_meanwhile_is_kept(tmp_path: Path):
     """Without --force, what is there when the work is done counts as well."""
     checkpoint, out = make_bert_checkpoint(tmp_path / "model"), tmp_path / "out.gguf"
-    with pytest.raises(OutputError, match="there already"):
+    with pytest.raises(OutputError, match="exists already"):
         convert_checkpoint(checkpoint, out, on_progress=lambda done, total: out.write_bytes(b"theirs"))
     assert out.read_bytes() == b"theirs" and not out.with_name("out.gguf.part").exists()
 

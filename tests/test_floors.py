@@ -18,7 +18,7 @@ FLOORS = (
     ("files", ("hub",)),
     ("model", ("model",)),
     ("format", ("gguf_format",)),
-    ("machine", ("hardware", "settings")),
+    ("machine", ("hardware", "settings", "atomic_file")),
     ("pure", ("memory", "batching", "vectors", "option_values", "units")),
     ("words", ("errors", "types", "_version")),
 )

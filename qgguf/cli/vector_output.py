@@ -3,12 +3,11 @@
 import base64
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -102,35 +101,16 @@ def numbers(vector: "NDArray[Any]", separator: str) -> str:
 def output(out: str | None) -> Iterator[Callable[[bytes], object]]:
     """A function that takes bytes for `out` ("-" or None: stdout).
 
-    A file gets its name only when all is written: `OUT.part` until then, and gone after a failure.
+    A file is written as `OUT.part`, and renamed when it is complete.
     """
     if out in (None, "-"):
         yield sys.stdout.buffer.write
         sys.stdout.buffer.flush()
         return
-    # A link stays a link, and /dev/null or a pipe is written to, never replaced.
-    path = Path(os.path.realpath(str(out)))
-    if not path.parent.is_dir():
-        raise click.ClickException(f"Cannot write {out}: there is no folder {path.parent}. Make it first.")
-    if path.exists() and not path.is_file():
-        with path.open("wb") as stream:
-            yield stream.write
-        return
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as stream:
-            yield stream.write
-            _sync(stream)
-        os.replace(part, path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
+    from qgguf.atomic_file import open_output
 
-
-def _sync(stream: BinaryIO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
+    with open_output(Path(str(out))) as write:
+        yield write
 
 
 def _little_endian(vector: "NDArray[Any]") -> "NDArray[Any]":

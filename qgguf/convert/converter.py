@@ -5,16 +5,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qgguf import hub
+from qgguf.atomic_file import as_output_error, check_free_space, check_target, part_file
 from qgguf.convert import quant_recipes as mixture
 from qgguf.convert.architectures import ARCHITECTURES
 from qgguf.convert.architectures.table import Architecture, choose, place
-from qgguf.convert.atomic_file import Writeback, check_room, part_of, refuse_existing, told
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.checksums import Checksums
 from qgguf.convert.metadata import checksum_entry, file_entries
 from qgguf.convert.safetensors import StoredTensor
 from qgguf.convert.sentence_transformers import read_modules
 from qgguf.convert.streaming import Job, stream
+from qgguf.convert.writeback import Writeback
 from qgguf.errors import CheckpointError, OptionError, OutputError, QgError
 from qgguf.gguf_format.reader import read_header, row_bytes
 from qgguf.gguf_format.writer import Entry, TensorPlace, aligned, header_bytes
@@ -70,7 +71,7 @@ def convert_checkpoint(
     n_params = sum(_count(job.place.shape) for job in jobs)
     with Checksums(source.weight_files) as checksums:
         entries = file_entries(source, architecture, modules, quant, n_params)
-        with part_of(target, force) as part, Writeback(part) as disk:
+        with part_file(target, replace=force) as part, Writeback(part) as disk:
             _write(part, source.weight_files, entries, jobs, checksums, disk, threads, on_progress)
             disk.finish()
             _check(part, [job.place for job in jobs])
@@ -159,9 +160,7 @@ def _target(out: str | Path | None, usual_name: str, force: bool) -> Path:
     target = Path.cwd() / usual_name if out is None else Path(out)
     if target.is_dir():
         target = target / usual_name
-    if not target.parent.is_dir():
-        raise OutputError(f"There is no folder {target.parent}. Make it first, or write elsewhere.")
-    refuse_existing(target, force)
+    check_target(target, replace=force)
     return target
 
 
@@ -189,13 +188,13 @@ def _write(
 
     first = header([(_NO_CHECKSUM, file.name) for file in files])
     total_bytes = len(first) + places[-1].offset + aligned(places[-1].size_bytes)
-    check_room(part.parent, total_bytes)
-    with told(part), part.open("r+b") as file:
+    check_free_space(part.parent, total_bytes)
+    with as_output_error(part), part.open("r+b") as file:
         file.truncate(total_bytes)
     checksums.undisturbed()
     stream(jobs, part, len(first), threads, on_progress, disk.wrote)
     final = header(checksums.wait())
-    with told(part), part.open("r+b") as file:
+    with as_output_error(part), part.open("r+b") as file:
         file.write(final)
 
 

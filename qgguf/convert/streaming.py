@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qgguf.convert.atomic_file import told
+from qgguf.atomic_file import as_output_error
 from qgguf.convert.quant_recipes import TYPE_IDS
 from qgguf.convert.safetensors import StoredTensor
 from qgguf.errors import CheckpointError
@@ -125,7 +125,7 @@ class _Pass:
 
     def _write(self, out: FileIO, piece: _Piece, made: np.ndarray) -> None:
         view = made.data
-        with told(self.out), self._writing:
+        with as_output_error(self.out), self._writing:
             out.seek(self.data_offset + piece.job.place.offset + piece.first_row * _target_row(piece.job))
             while view:
                 view = view[out.write(view) :]
