@@ -78,7 +78,6 @@ random weights and the real MiniLM; tokens per second unless it says otherwise.
 
 import argparse
 import base64
-import hashlib
 import itertools
 import json
 import os
@@ -612,15 +611,6 @@ def of_tokens(
     return taken, total
 
 
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hex."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def tiny_model(folder: Path) -> Path:
     """Three layers of 256 dims under the real vocabulary, Q8_0."""
     from qgguf import convert_checkpoint
@@ -799,6 +789,7 @@ def main() -> None:
         serve(sys.argv[2], json.loads(sys.argv[3]))
         return
     from qgguf.evaluation.speed import versions
+    from qgguf.file_hash import sha256_of
     from qgguf.hardware.machine import this_machine
 
     options = read_options()
@@ -811,7 +802,7 @@ def main() -> None:
         "load_before": load,
         "threads": options.threads,
         "versions": versions(),
-        "models": {path.name: {"size_bytes": path.stat().st_size, "sha256": sha256(path)} for path in models},
+        "models": {path.name: {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in models},
     }
     print(
         f"{machine.cpu}, {options.threads} of {machine.cores} cores, load before {load}; "

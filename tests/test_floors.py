@@ -18,7 +18,7 @@ FLOORS = (
     ("files", ("hub",)),
     ("model", ("model",)),
     ("format", ("gguf_format",)),
-    ("machine", ("hardware", "settings", "atomic_file")),
+    ("machine", ("hardware", "settings", "atomic_file", "file_hash")),
     ("pure", ("memory", "batching", "vectors", "option_values", "units")),
     ("words", ("errors", "types", "_version")),
 )
@@ -36,6 +36,7 @@ PURE_MODULES = {
     "tokenization.unicode_tables",
     "inference.inputs",
     "native.builds",
+    "hub.repo_name",
     "evaluation.sample_texts",
 }
 VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}

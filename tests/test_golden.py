@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from qgguf import Embedder, convert_checkpoint
+from qgguf.file_hash import sha256_of
 from tests.support.comparing import cosines
-from tests.support.minilm import sha256
 from tests.support.texts import ENGLISH, GOLDEN, QUERIES
 
 FOLDER = Path(__file__).parent / "golden"
@@ -60,7 +60,7 @@ def test_golden_belongs_to_these_weights_and_texts(goldens: dict[str, Golden], n
     """The vectors were made from the very weights and texts that the tests use."""
     golden = goldens[name]
     texts = hashlib.sha256(json.dumps([GOLDEN, QUERIES, ENGLISH]).encode()).hexdigest()
-    assert sha256(golden.checkpoint / "model.safetensors") == golden.about["weights_sha256"]
+    assert sha256_of(golden.checkpoint / "model.safetensors") == golden.about["weights_sha256"]
     assert texts == golden.about["texts_sha256"], "texts.py changed: run scripts/make_golden.py"
 
 

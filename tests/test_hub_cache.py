@@ -173,7 +173,7 @@ def test_a_checkpoint_of_a_branch_is_that_of_its_commit(tmp_path: Path, hub: Hub
         ("hub.fetch_checkpoint('me/c', 'v9')", "not this revision"),
         ("hub.fetch_checkpoint('nobody/nothing')", "refused (401)"),
         ("hub.fetch_checkpoint('nothing')", "neither a folder nor a repository"),
-        ("hub.fetch_checkpoint('../x')", "Repo id must use"),
+        ("hub.fetch_checkpoint('../x')", "neither a folder nor a repository"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_had(expression: str, words: str, tmp_path: Path, hub: Hub):

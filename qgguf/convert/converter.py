@@ -1,6 +1,5 @@
 """convert_checkpoint: the converter's one call, which reads like a recipe."""
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,10 +19,10 @@ from qgguf.errors import CheckpointError, OptionError, OutputError, QgError
 from qgguf.gguf_format.reader import read_header, row_bytes
 from qgguf.gguf_format.writer import Entry, TensorPlace, aligned, header_bytes
 from qgguf.hardware.cores import usable_cores
+from qgguf.hub.repo_name import is_repo_name, repo_of_folder
 from qgguf.model.spec import Pooling
 from qgguf.settings import MOST_THREADS
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _NO_CHECKSUM = "0" * 64
 
 
@@ -96,7 +95,7 @@ def _name_of(checkpoint: str | Path, revision: str | None) -> tuple[str, str]:
         return _cached(folder)[0].rpartition("/")[2] or folder.resolve().name or "model", _cached(folder)[0]
     if folder.exists():
         raise CheckpointError(f"{folder} is a file. Give the folder of a Hugging Face checkpoint.")
-    if isinstance(checkpoint, str) and _REPO.fullmatch(checkpoint):
+    if isinstance(checkpoint, str) and is_repo_name(checkpoint):
         return checkpoint.rpartition("/")[2], checkpoint
     raise CheckpointError(
         f"There is no folder {checkpoint}. Give the folder of a Hugging Face checkpoint, or a repository (owner/name)."
@@ -106,9 +105,8 @@ def _name_of(checkpoint: str | Path, revision: str | None) -> tuple[str, str]:
 def _cached(folder: Path) -> tuple[str, str]:
     """(repository, commit) of a snapshot in the hub's cache, else ("", "")."""
     parts = folder.parts[-3:]
-    if len(parts) == 3 and parts[1] == "snapshots" and parts[0].startswith("models--"):
-        return parts[0].removeprefix("models--").replace("--", "/", 1), parts[2]
-    return "", ""
+    repo = repo_of_folder(parts[0]) if len(parts) == 3 and parts[1] == "snapshots" else None
+    return (repo, parts[2]) if repo else ("", "")
 
 
 def _open(

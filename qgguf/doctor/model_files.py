@@ -1,18 +1,16 @@
 """Whether a model's file is right: header, pooling, end token, prompts, checksum."""
 
-import hashlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qgguf.errors import ModelFileError
+from qgguf.file_hash import sha256_of
 from qgguf.hub import LocalModel
 from qgguf.hub.catalogue import published_file
 from qgguf.model.from_gguf import read_header, spec_of
 from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.types import Progress
-
-_READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +91,4 @@ def _blob_name(path: Path) -> str | None:
 
 
 def _compare(path: Path, expected: str, on_progress: Progress | None) -> str:
-    hasher, size_bytes, done_bytes = hashlib.sha256(), path.stat().st_size, 0
-    with path.open("rb") as stream:
-        while block := stream.read(_READ_BYTES):
-            hasher.update(block)
-            done_bytes += len(block)
-            if on_progress:
-                on_progress(done_bytes, size_bytes)
-    return "right" if hasher.hexdigest() == expected else "wrong"
+    return "right" if sha256_of(path, on_progress) == expected else "wrong"

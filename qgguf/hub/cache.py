@@ -10,6 +10,7 @@ from typing import Any
 from qgguf.errors import ModelNotFoundError
 from qgguf.hub.cache_layout import cache_folder, repo_folder
 from qgguf.hub.catalogue import short_name
+from qgguf.hub.repo_name import repo_of_folder
 
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 # Image and audio projectors lie beside the models they belong to.
@@ -89,8 +90,8 @@ def _in_folders() -> Iterator[LocalModel]:
 
 def _in_cache() -> Iterator[LocalModel]:
     folder = cache_folder()
-    repos = sorted(folder.glob("models--*--*")) if folder.is_dir() else []
-    for repo in (path.name.removeprefix("models--").replace("--", "/", 1) for path in repos):
+    folders = sorted(folder.iterdir()) if folder.is_dir() else []
+    for repo in filter(None, (repo_of_folder(path.name) for path in folders)):
         seen = set()
         for commit, file_name, path in cached_files(repo):
             name = short_name(repo, commit, file_name) or f"{repo}/{file_name}"

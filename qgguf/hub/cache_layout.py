@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from qgguf.hub.errors import clear_errors
+from qgguf.hub.errors import translate_errors
+from qgguf.hub.repo_name import folder_of_repo
 from qgguf.hub.settings import hub_settings
 
 
@@ -13,7 +14,7 @@ def cache_folder() -> Path:
 
 def repo_folder(repo: str) -> Path:
     """A model repository's folder in the hub cache."""
-    return cache_folder() / f"models--{repo.replace('/', '--')}"
+    return cache_folder() / folder_of_repo(repo)
 
 
 def snapshot_path(repo: str, commit: str, name: str) -> Path:
@@ -25,6 +26,6 @@ def remember_revision(repo: str, revision: str, commit: str) -> None:
     """Note which commit a branch was at, where huggingface-hub looks for it; a commit needs no note."""
     if revision != commit:
         path = repo_folder(repo) / "refs" / revision
-        with clear_errors(repo):
+        with translate_errors(repo):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(commit, encoding="utf-8")

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from qgguf.errors import ChecksumError, ModelNotFoundError
+from qgguf.file_hash import update_from
 from qgguf.hub.cache_layout import cache_folder, repo_folder, snapshot_path
-from qgguf.hub.errors import clear_errors, explain_offline, in_time, network_errors, status_of
+from qgguf.hub.errors import explain_offline, network_errors, status_of, translate_errors, with_timeout
 from qgguf.hub.repository import RepoFile
 from qgguf.hub.settings import hub_settings
 from qgguf.types import Progress
@@ -27,7 +28,6 @@ _log = logging.getLogger("qgguf")
 
 # Small: what a chunk has gathered is lost when the connection is.
 _CHUNK_BYTES = 1 << 16
-_READ_BYTES = 1 << 20
 # In the middle of a file a lost connection is tried again; these many times without one new byte.
 _TRIES = 5
 
@@ -47,7 +47,7 @@ def fetch(file: RepoFile, on_progress: Progress | None = None) -> Path:
     blob = folder / "blobs" / file.checksum
     if hub_settings().HF_HUB_OFFLINE and not blob.exists():
         raise ModelNotFoundError(explain_offline(wanted, cache_folder()))
-    with clear_errors(wanted):
+    with translate_errors(wanted):
         lock = cache_folder() / ".locks" / folder.name / f"{file.checksum}.lock"
         for parent in (lock.parent, blob.parent, path.parent):
             parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +66,10 @@ def check(file: RepoFile, path: Path, on_progress: Progress | None = None) -> No
     """
     _need_checksum(file)
     size_bytes = path.stat().st_size
+    hasher = _hasher(file, size_bytes)
     with path.open("rb") as stream:
-        digest = _digest_of(stream, file, size_bytes, on_progress)
+        update_from(hasher, stream, size_bytes, on_progress)
+    digest = hasher.hexdigest()
     if digest != file.checksum:
         blob = Path(os.path.realpath(path))
         path.unlink()
@@ -91,7 +93,7 @@ def _download(file: RepoFile, blob: Path, on_progress: Progress | None) -> None:
             stream.truncate(0)
         stream.seek(0)
         hasher = _hasher(file, file.size_bytes)
-        size_bytes = _read_into(hasher, stream, file.size_bytes or 0, on_progress)
+        size_bytes = update_from(hasher, stream, file.size_bytes or 0, on_progress)
         transfer = _Transfer(file, stream, hasher, size_bytes, on_progress)
         if file.size_bytes is None or size_bytes < file.size_bytes:
             transfer.run()
@@ -201,7 +203,7 @@ def open_file(file: RepoFile, start: int, stop: int | None = None) -> Iterator[t
     """An open answer for the file's bytes from `start` on, and its chunks; a server may send more, and from byte 0."""
     until = "on" if stop is None else f"to {stop}"
     _log.info("asking %s for %s/%s from byte %d %s", hub_settings().ENDPOINT, file.repo, file.name, start, until)
-    answer, chunks_of = in_time(lambda: _ask(file, start, stop))
+    answer, chunks_of = with_timeout(lambda: _ask(file, start, stop))
     with answer as response:
         _hub_tools().hf_raise_for_status(response)
         yield response, getattr(response, chunks_of)(_CHUNK_BYTES)
@@ -242,23 +244,6 @@ def _hasher(file: RepoFile, size_bytes: int | None) -> Any:
     if len(file.checksum) == 64:
         return hashlib.sha256()
     return hashlib.sha1(b"blob %d\0" % (size_bytes or 0), usedforsecurity=False)
-
-
-def _digest_of(stream: BinaryIO, file: RepoFile, size_bytes: int, on_progress: Progress | None) -> str:
-    hasher = _hasher(file, size_bytes)
-    _read_into(hasher, stream, size_bytes, on_progress)
-    return str(hasher.hexdigest())
-
-
-def _read_into(hasher: Any, stream: BinaryIO, total_bytes: int, on_progress: Progress | None) -> int:
-    """Hash a stream to its end; returns its length."""
-    done_bytes = 0
-    while chunk := stream.read(_READ_BYTES):
-        hasher.update(chunk)
-        done_bytes += len(chunk)
-        if on_progress:
-            on_progress(done_bytes, total_bytes)
-    return done_bytes
 
 
 def _wrong(file: RepoFile, digest: str) -> str:

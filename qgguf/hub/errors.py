@@ -33,7 +33,7 @@ def status_of(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def in_time(call: Callable[[], _Result]) -> _Result:
+def with_timeout(call: Callable[[], _Result]) -> _Result:
     """The result of a call that must get its first answer soon.
 
     raises  TimeoutError after FIRST_ANSWER_SECONDS (the call is left to die with the process); what the call raises
@@ -58,7 +58,7 @@ def in_time(call: Callable[[], _Result]) -> _Result:
 
 
 @contextmanager
-def clear_errors(wanted: str) -> Iterator[None]:
+def translate_errors(wanted: str) -> Iterator[None]:
     """Turn everything a request raises into one ModelNotFoundError.
 
     wanted  what was asked of the hub, as the user named it

@@ -6,7 +6,7 @@ from typing import Any
 from qgguf.errors import ModelNotFoundError
 from qgguf.gguf_format.reader import Header, parse_header
 from qgguf.hub.download import open_file
-from qgguf.hub.errors import clear_errors
+from qgguf.hub.errors import translate_errors
 from qgguf.hub.repository import RepoFile
 
 _FIRST_BYTES = 1 << 16
@@ -22,7 +22,7 @@ def read_remote_header(file: RepoFile) -> Header:
     """
     wanted = f"{file.repo}/{file.name}"
     beginning = _Beginning(file)
-    with clear_errors(wanted):
+    with translate_errors(wanted):
         beginning.read(0, _FIRST_BYTES)
         return parse_header(wanted, beginning.size_bytes, beginning.read, _LEAST_MORE)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qgguf.errors import ModelNotFoundError
-from qgguf.hub.errors import clear_errors, in_time
+from qgguf.hub.errors import translate_errors, with_timeout
 from qgguf.hub.settings import hub_settings
 
 _log = logging.getLogger("qgguf")
@@ -53,8 +53,8 @@ def list_files(repo: str, revision: str) -> tuple[str, list[RepoFile]]:
     raises    ModelNotFoundError: no such repository or revision, no network
     """
     _log.info("asking %s for the files of %s", hub_settings().ENDPOINT, repo)
-    with clear_errors(repo):
-        info = in_time(lambda: _model_info(repo, revision))
+    with translate_errors(repo):
+        info = with_timeout(lambda: _model_info(repo, revision))
     commit = info.sha or ""
     files = []
     for sibling in info.siblings or []:

@@ -10,12 +10,13 @@ from qgguf.hub.cache_layout import cache_folder, remember_revision, repo_folder
 from qgguf.hub.catalogue import CATALOGUE, PublishedModel
 from qgguf.hub.download import check, fetch
 from qgguf.hub.errors import explain_offline
+from qgguf.hub.repo_name import REPO
 from qgguf.hub.repository import RepoFile, list_files
 from qgguf.hub.settings import hub_settings
 from qgguf.types import Progress
 
-_REPO_QUANT = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<quant>[\w.-]+))?", re.ASCII)
-_REPO_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>.+\.gguf)", re.ASCII | re.IGNORECASE)
+_REPO_QUANT = re.compile(rf"(?P<repo>{REPO})(?::(?P<quant>[\w.-]+))?", re.ASCII)
+_REPO_FILE = re.compile(rf"(?P<repo>{REPO})/(?P<file>.+\.gguf)", re.ASCII | re.IGNORECASE)
 
 
 def resolve(name: str, *, download: bool = True, refresh: bool = False, on_progress: Progress | None = None) -> Path:

@@ -1,17 +1,15 @@
 """A Hugging Face checkpoint's files, as many as a conversion reads."""
 
-import re
 from pathlib import Path
 
 from qgguf.errors import ModelNotFoundError
 from qgguf.hub.cache_layout import cache_folder, remember_revision, repo_folder
 from qgguf.hub.download import fetch
 from qgguf.hub.errors import explain_offline
+from qgguf.hub.repo_name import is_repo_name
 from qgguf.hub.repository import list_files
 from qgguf.hub.settings import hub_settings
 from qgguf.types import Progress
-
-_REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 # What a conversion reads; a repository often holds the same weights in other formats too.
 _CHECKPOINT_NAMES = {"README.md", "vocab.txt", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model"}
@@ -29,7 +27,7 @@ def fetch_checkpoint(
     on_progress  called with bytes done and bytes in all, over all files
     raises       ModelNotFoundError, ChecksumError
     """
-    if not _REPO.fullmatch(repo_id):
+    if not is_repo_name(repo_id):
         raise ModelNotFoundError(f"{repo_id} is neither a folder nor a repository (owner/name).")
     revision = revision or "main"
     if hub_settings().HF_HUB_OFFLINE:

