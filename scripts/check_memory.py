@@ -1,11 +1,11 @@
-"""The planned bytes against those that llama.cpp reports when it loads, on a CPU and without real weights.
+"""Compare the planned bytes with those that llama.cpp reports when it loads, on a CPU and without real weights.
 
     python scripts/check_memory.py [--shape 0.6b 4b 8b minilm bge-large] [--quant Q4_K_M ...] [--folder DIR]
 
-Makes a file of the shape's tensor table over a hole (tests/support/empty_model.py), loads it and reads llama.cpp's log:
-weights and their repacked copy from a real load (so 8b in Q8_0 takes 8 GB of memory for a moment), KV cache, scratch
-and output rows from contexts of many settings. Prints each part, planned and reported, in MiB, and the worst deviation,
-then one JSON line; exits with 1 where one is more than 5 % off.
+Makes a file with the tensor table of each shape and no weights (tests/support/empty_model.py), loads it and reads
+llama.cpp's log: weights and their repacked copy from a real load (8b in Q8_0 takes 8 GB of memory for a moment), KV
+cache, compute buffer and output rows from contexts of many settings. Prints each part in MiB, planned and reported, the
+worst deviation, and one line of JSON. Exit code 1 where a figure is more than 5 % off.
 """
 
 import argparse
@@ -34,7 +34,7 @@ MIB = 1 << 20
 _WEIGHTS = re.compile(r"(\S+) model buffer size = *([\d.]+)")
 # A load that allocates nothing reports its cache in the second form only.
 _KV = re.compile(r"llama_kv_cache: size = *([\d.]+) MiB")
-_SCRATCH = re.compile(r"compute buffer size = *([\d.]+)")
+_COMPUTE_BUFFER = re.compile(r"compute buffer size = *([\d.]+)")
 _OUTPUTS = re.compile(r"output buffer size = *([\d.]+)")
 # llama.cpp prints two decimals.
 _ROUNDING = 0.005
@@ -164,7 +164,7 @@ def _context(handle: Any, sizes: ModelSizes, name: str, settings: Settings) -> I
         yield Row(name, words, "KV cache", cache / MIB, log.number(_KV))
     # A full micro-batch alone: a load that allocates nothing reports no other.
     if settings.micro_batch >= settings.n_sequences:
-        yield Row(name, words, "scratch", parts["scratch (CPU)"], log.number(_SCRATCH))
+        yield Row(name, words, "compute buffer", parts["compute buffer (CPU)"], log.number(_COMPUTE_BUFFER))
     # For the sequences at first; where llama.cpp pools, it grows with the first batch.
     yield Row(name, words, "outputs", output_bytes(sizes, settings.n_sequences) / MIB, log.number(_OUTPUTS))
 
@@ -182,10 +182,10 @@ def main() -> None:
                 path = make_empty_model((given.folder or Path(made)) / f"empty-{shape}-{quant}.gguf", shape, quant)
                 rows += check_model(path, f"{shape} {quant}")
                 path.unlink()
-    print(f"{'model':<17}{'settings':<46}{'part':<10}{'planned':>10}{'reported':>10}{'off by':>9}")
+    print(f"{'model':<17}{'settings':<46}{'part':<15}{'planned':>10}{'reported':>10}{'off by':>9}")
     for row in rows:
         off = f"{100 * row.deviation:.2f} %"
-        print(f"{row.model:<17}{row.settings:<46}{row.part:<10}{row.planned:>10.2f}{row.reported:>10.2f}{off:>9}")
+        print(f"{row.model:<17}{row.settings:<46}{row.part:<15}{row.planned:>10.2f}{row.reported:>10.2f}{off:>9}")
     worst = max(rows, key=lambda row: row.deviation)
     print(f"\n{len(rows)} figures, worst {100 * worst.deviation:.2f} % ({worst.model}, {worst.settings}, {worst.part})")
     by_part = {

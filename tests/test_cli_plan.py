@@ -56,9 +56,8 @@ def test_json_for_programs(model_4b: Path, tmp_path: Path):
     answer = json.loads(done.stdout)
     assert 19 <= answer["gpu_layers"] <= 21 and answer["n_layers"] == 36
     assert (answer["max_tokens"], answer["kv_type"]) == (32768, "q8_0") and answer["micro_batch"] <= 512
-    for place in ("gpu", "ram"):
-        total = sum(part["bytes"] for part in answer["parts"].values() if part["place"] == place)
-        assert total == answer["vram_bytes" if place == "gpu" else "ram_bytes"]
+    for memory, total in (("GPU", "vram_bytes"), ("CPU", "ram_bytes")):
+        assert answer[total] == sum(part["bytes"] for part in answer["parts"].values() if part["memory"] == memory)
     assert answer["vram_bytes"] <= 3_000_000_000 == answer["budget"]["vram_bytes"]
     assert answer["larger"]["gpu_layers"] == 36 and answer["smaller"]["vram_bytes"] < answer["vram_bytes"]
     assert answer["costs"]

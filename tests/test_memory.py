@@ -37,8 +37,7 @@ def by_name(found: Plan) -> dict[str, int]:
 
 
 def is_within(found: Plan, vram: int | None, ram: int | None) -> bool:
-    host = found.ram_bytes if found.fits_ram else found.unmapped_ram_bytes
-    return (vram is None or found.vram_bytes <= vram) and (ram is None or host <= ram)
+    return (vram is None or found.vram_bytes <= vram) and (ram is None or found.required_ram_bytes <= ram)
 
 
 def test_examples_of_the_docstrings():
@@ -50,13 +49,13 @@ def test_examples_of_the_docstrings():
 
 
 def test_planned_bytes_are_those_llama_cpp_reports(tmp_path: Path):
-    """Weights, repacked copy, cache by type, scratch, outputs: small shapes of both kinds, within 5 %."""
+    """Weights, repacked copy, cache by type, compute buffer, outputs: small shapes of both kinds, within 5 %."""
     decoder = make_empty_model(
         tmp_path / "decoder.gguf", "0.6b", layers=3, vocab_size=4000, hidden_size=512, num_attention_heads=8
     )
     encoder = make_empty_model(tmp_path / "encoder.gguf", "minilm", "Q8_0", layers=2, vocab_size=2000)
     rows = [*check_model(decoder, "decoder"), *check_model(encoder, "encoder", many=False)]
-    assert {row.part for row in rows} == {"repacked", "weights", "KV cache", "scratch", "outputs"}
+    assert {row.part for row in rows} == {"repacked", "weights", "KV cache", "compute buffer", "outputs"}
     assert [row for row in rows if row.deviation > TOLERANCE] == []
 
 
@@ -78,7 +77,7 @@ def test_the_4b_in_3_gb(sizes_4b: ModelSizes):
     assert (found.n_gpu_layers, found.n_layers) == (36, 36)
     assert found.settings.max_tokens >= 4096 and found.vram_bytes <= GPU_BUDGET
     # The output matrix is on no GPU: it is the token embedding, and that stays on the host.
-    assert {part.place for part in found.parts if part.name == "token embedding"} == {"ram"}
+    assert {part.memory for part in found.parts if part.name == "token embedding"} == {"CPU"}
     assert "driver" in by_name(found) and "output matrix (tied)" not in by_name(found)
 
 
@@ -221,7 +220,7 @@ def test_more_context_never_needs_less(sizes: ModelSizes, one: int, other: int, 
         micro_batch = 512 if sizes.last_rows else batch
         given = replace(chosen, max_tokens=tokens, cells=batch, micro_batch=micro_batch)
         parts = parts_of(sizes, given)
-        return tuple(sum(part.size_bytes for part in parts if part.place == place) for place in ("gpu", "ram"))
+        return tuple(sum(part.size_bytes for part in parts if part.memory == memory) for memory in ("GPU", "CPU"))
 
     less, more = needed(min(one, other)), needed(max(one, other))
     assert sum(less) <= sum(more)

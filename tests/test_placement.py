@@ -137,7 +137,7 @@ def test_no_budget_is_ever_broken(
         assert device == "gpu" or (ram or HOST.limit_bytes) < 3 * GB
         return
     assert found.plan.vram_bytes <= min(vram or free, free)
-    assert (found.plan.ram_bytes if found.plan.fits_ram else found.plan.unmapped_ram_bytes) <= (ram or HOST.limit_bytes)
+    assert found.plan.required_ram_bytes <= (ram or HOST.limit_bytes)
     assert max_tokens is None or found.plan.settings.max_tokens == max_tokens
     smaller = next_smaller(sizes, request, machine(CARD), found)
     assert smaller is None or needed(smaller) < needed(found)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 BAR_COLUMNS = 60
 # Letter in the bar -> what the names of such parts begin with.
-_LETTERS = {"L": "layers", "O": "output", "E": "token embedding", "K": "KV cache", "S": "scratch", "W": "kernels",
-            "D": "driver", "P": "program"}  # fmt: skip
+_LETTERS = {"L": "layers", "O": "output", "E": "token embedding", "K": "KV cache", "C": "compute buffer",
+            "W": "kernels", "D": "driver", "P": "program"}  # fmt: skip
 
 
 @click.command(short_help="Show what a model needs of a GPU and of the host, and what fits a budget.")
@@ -66,8 +66,8 @@ def plan(
         click.echo(json.dumps(_as_dict(model, spec, found, vram, ram, larger, smaller), indent=2, ensure_ascii=False))
         return
     click.echo(f"{spec.name}, {spec.quantization}, {spec.n_layers} layers, {where}\n")
-    for place, label, budget in (("gpu", "GPU", vram), ("ram", "host", ram)):
-        _show_place(found, place, label, budget)
+    for memory, label, budget in (("GPU", "GPU", vram), ("CPU", "host", ram)):
+        _show_memory(found, memory, label, budget)
     _show_settings(found)
     for option in (smaller, larger):
         if option is not None:
@@ -94,8 +94,8 @@ def _read(model: str) -> "tuple[Header, ModelSpec, str]":
     return header, spec, where
 
 
-def _show_place(found: "Plan", place: str, label: str, budget: int | None) -> None:
-    parts = [part for part in found.parts if part.place == place]
+def _show_memory(found: "Plan", memory: str, label: str, budget: int | None) -> None:
+    parts = [part for part in found.parts if part.memory == memory]
     if not parts:
         return
     total = sum(part.size_bytes for part in parts)
@@ -151,7 +151,7 @@ def _option_line(option: "Plan", here: "Plan") -> str:
         count = f"all {n_layers}" if settings.n_gpu_layers == n_layers else f"{settings.n_gpu_layers} of {n_layers}"
         where = f"{count} layers on {'the' if here.n_gpu_layers else 'a'} GPU"
     else:
-        needed = option.ram_bytes if option.fits_ram else option.unmapped_ram_bytes
+        needed = option.required_ram_bytes
         where = "on the CPU" if option.fits_ram else "on the CPU, weights read from the disk again and again"
     rest = f"{settings.max_tokens:,} tokens, {settings.micro_batch:,} at once, KV cache {settings.kv_type}"
     return f"with {in_gigabytes(needed)}: {where}, {rest}"
@@ -166,7 +166,9 @@ def _as_dict(
     larger: "Plan | None",
     smaller: "Plan | None",
 ) -> dict[str, Any]:
-    parts = {part.name: {"bytes": part.size_bytes, "place": part.place, "mapped": part.mapped} for part in found.parts}
+    parts = {
+        part.name: {"bytes": part.size_bytes, "memory": part.memory, "mapped": part.mapped} for part in found.parts
+    }
     return {
         "model": model,
         "name": spec.name,

@@ -81,11 +81,9 @@ def next_smaller(sizes: ModelSizes, request: PlanRequest, resources: Resources, 
 
 
 def needed(placement: Placement) -> int:
-    """Bytes that the plan takes of what it runs on: the GPU's memory, else the host's."""
-    found = placement.plan
-    if placement.device.is_gpu:
-        return found.vram_bytes
-    return found.ram_bytes if found.fits_ram else found.unmapped_ram_bytes
+    """Return the bytes that the plan needs of the GPU's memory, or of the host's where it runs on the CPU."""
+    plan = placement.plan
+    return plan.vram_bytes if placement.device.is_gpu else plan.required_ram_bytes
 
 
 def _vram(device: Device, request: PlanRequest) -> int:

@@ -1,12 +1,12 @@
-"""Estimates of a model's GPU and host memory, and the best settings that fit a budget. Pure.
+"""Estimate a model's GPU and host memory, and choose the best settings that fit a budget. Pure.
 
-Every figure follows llama.cpp's own arithmetic and is checked against what it reports when it loads on a CPU
-(scripts/check_memory.py): weights, KV cache, scratch, output rows, the repacked copy. Not yet checked on a GPU: the
-driver's share (GPU_CONTEXT_BYTES), the working copies of its kernels and the half-precision copies that CUDA's
-attention makes of a quantised cache. The rest of a GPU's scratch was compared with what llama.cpp reserves on a second
-device that is a CPU behind RPC: the same allocator, not the same kernels.
+Every figure follows llama.cpp's own arithmetic and is checked against what llama.cpp reports when it loads on a CPU
+(scripts/check_memory.py): weights, KV cache, compute buffer, output rows, the repacked copy. Not checked on a GPU yet:
+the driver's share (GPU_CONTEXT_BYTES), the working copies of its kernels, and the half-precision copies that CUDA's
+attention makes of a quantised cache. The rest of a GPU's compute buffer was compared with what llama.cpp reserves on a
+second device, a CPU behind RPC: the same allocator, not the same kernels.
 
-A worked example, two layers of 1 MB that see 2048 tokens (2304 KV cells with those kept for prompts):
+An example: two layers of 1 MB that see 2048 tokens (2304 KV cells, those for prompts included):
 
 >>> tiny = ModelSizes(
 ...     n_layers=2, dims=256, n_heads=4, n_kv_heads=2, head_dim=64, ffn=768, vocab_size=1000, context_length=4096,
@@ -15,17 +15,18 @@ A worked example, two layers of 1 MB that see 2048 tokens (2304 KV cells with th
 >>> plan(tiny, PlanRequest(vram=240_000_000)).n_gpu_layers
 2
 
-Its cache holds a key and a value of 2 * 64 numbers of 2 bytes for each cell and layer: 2 * 2304 * 2 * 128 * 2 bytes.
+Its KV cache holds a key and a value of 2 * 64 numbers of 2 bytes for each cell and layer: 2 * 2304 * 2 * 128 * 2 bytes.
 
 >>> cache = next(part for part in plan(tiny, PlanRequest(vram=240_000_000)).parts if part.name == "KV cache (GPU)")
 >>> cache.size_bytes, 2 * 2304 * 2 * 128 * 2
 (2359296, 2359296)
 
-The tied output matrix is looked up on the host and never multiplied with (see native/context.py), so no GPU holds it.
+The tied output matrix is only looked up, on the host, and never multiplied (see native/context.py), so no GPU holds it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 
 from qgguf.errors import BudgetError, OptionError
 from qgguf.memory.compute_buffer import Pass, scratch_bytes
@@ -33,15 +34,15 @@ from qgguf.option_values import LEAST_MAX_TOKENS
 from qgguf.units import in_gigabytes
 
 KV_TYPES: Mapping[str, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-"""KV cache type -> bytes of a number, the best first."""
+"""KV cache type -> bytes per number, the best first."""
 
 KV_COSTS: Mapping[str, str] = {
     "f16": "",
     "q8_0": "the KV cache in 8 bits: vectors of cosine 0.997 or more to those of 16 bits",
     "q4_0": "the KV cache in 4 bits: vectors of cosine 0.94 to 0.98 to those of 16 bits",
 }
-"""What a KV type costs, measured on random weights of the 0.6B shape and of a smaller one (scripts/measure_kv.py), not
-yet on real ones."""
+"""What a KV cache type costs, measured on random weights of the 0.6B shape and of a smaller one
+(scripts/measure_kv.py); not measured on real weights yet."""
 
 REPACKED = frozenset(["Q4_0", "Q4_K", "IQ4_NL", "MXFP4"])
 """Types that llama.cpp keeps in a second layout on x86 with AVX2; on ARM also Q5_K, Q6_K and Q8_0."""
@@ -49,31 +50,31 @@ REPACKED = frozenset(["Q4_0", "Q4_K", "IQ4_NL", "MXFP4"])
 _REPACKED_ON_ARM = REPACKED | {"Q5_K", "Q6_K", "Q8_0"}
 
 GPU_CONTEXT_BYTES = 200 << 20
-"""What a driver takes for a process before its first tensor: an assumption for CUDA, not measured here."""
+"""What a driver takes for a process before its first tensor: an assumption for CUDA, not measured yet."""
 
 PROGRAM_BYTES = 120_000_000
 """Interpreter, numpy and llama.cpp."""
 
 BYTES_PER_TOKEN_NAME = 400
-"""llama.cpp's and our own tables of a vocabulary, for each of its tokens."""
+"""Bytes per token of the vocabulary's tables, llama.cpp's and our own."""
 
 DEFAULT_MAX_TOKENS = 8192
-"""Where a checkpoint declares no limit of its own: the length its authors evaluate Qwen3-Embedding with."""
+"""Token limit where a checkpoint declares none: the length with which Qwen3-Embedding's authors evaluate it."""
 
 SMALLEST_LIMIT = 2048
-"""The planner never lowers the token limit below this on its own: most passages are shorter."""
+"""The planner never lowers the token limit below this by itself: most passages are shorter."""
 
 LOGIT_BYTES, MOST_SEQUENCES, LEAST_SEQUENCES = 40_000_000, 256, 64
-"""llama.cpp keeps a row of logits for each sequence; this much for all of them, within these numbers of sequences."""
+"""llama.cpp keeps a row of logits for each sequence: bytes for all of them, most and least number of sequences."""
 
 KEPT_PREFIXES, KEPT_TOKENS = 4, 256
-"""Prompts that stay in the KV cache between calls, and their tokens in all."""
+"""Prompts that stay in the KV cache between calls, and their tokens in total."""
 
 MOST_LANES = 8
-"""Contexts that an encoder computes in side by side."""
+"""Most contexts in which an encoder computes side by side."""
 
-# (micro-batch, tokens in a batch) for texts that may be split; (micro-batch, tokens in a batch) for those that are seen
-# in one pass, which a longer text enlarges. The best first; figures: the log in scripts/bench_peers.py.
+# (micro-batch, tokens in a batch): for texts that may be split, and for texts that must be computed in one piece, where
+# a longer text enlarges the micro-batch. The best first; figures: the log in scripts/bench_peers.py.
 _BATCHES = ((512, 512), (256, 256), (128, 128))
 _ONE_PASS_BATCHES = ((512, 256), (256, 256))
 _CELL_PADDING = 256
@@ -82,18 +83,18 @@ _POOL_STEP = 2 << 20
 
 @dataclass(frozen=True, slots=True)
 class ModelSizes:
-    """What a GGUF's header says of a model's bytes; `gguf_file.sizes_of` reads it.
+    """Sizes of a model, from a GGUF file's header; `model.from_gguf.sizes_of` reads them.
 
     n_layers, dims, n_heads, n_kv_heads, head_dim, ffn, vocab_size, context_length
     default_tokens     longest text where the user names no limit
     causal             decoder with a KV cache; else an encoder
     last_rows          a text's vector is its last token's row, so that texts may be split and few rows leave the model
-    means              pooled by the mean, where not last_rows
+    means              llama.cpp pools by the mean; only where not last_rows
     gated              the feed-forward part has a gate
     layers             for each layer: type of its matrices -> bytes; norms and biases are under "other"
-    input_bytes        token and position embeddings: looked up, always on the host
+    input_bytes        token and position embeddings: only looked up, always on the host
     input_type         type of the token embedding
-    output_bytes       an output matrix of its own; 0 where it is tied
+    output_bytes       output matrix; 0 where it is tied to the token embedding
     output_norm_bytes  final norm
     """
 
@@ -119,14 +120,14 @@ class ModelSizes:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some bytes and where they are.
+    """One part of the memory that a model takes.
 
-    place   "gpu" or "ram"
+    memory  "CPU" or "GPU"
     mapped  pages of the model's file: the system may drop them and read them again
     """
 
     name: str
-    place: str
+    memory: str
     size_bytes: int
     mapped: bool = False
 
@@ -135,14 +136,14 @@ class Part:
 class Settings:
     """How a model is run, as far as memory is concerned.
 
-    n_gpu_layers  layers on the GPU, the last ones; not llama.cpp's number of that name, which counts the output too
+    n_gpu_layers  layers on the GPU, the last ones; llama.cpp's number of the same name counts the output too
     kv_type       a key of KV_TYPES
     max_tokens    longest text
-    cells         tokens that there is room for at once, at least max_tokens
+    cells         tokens that fit the context at once, at least max_tokens
     batch_tokens  tokens in a batch of several texts
-    micro_batch   tokens that llama.cpp sees at once
-    n_sequences   texts in a batch, and the prompts that are kept
-    repack        keep the CPU's faster layout of the weights
+    micro_batch   tokens that llama.cpp computes at once
+    n_sequences   texts in a batch, and the prompts that stay in the KV cache
+    repack        make the CPU's faster layout of the weights
     lanes         contexts side by side over the same weights
     """
 
@@ -159,7 +160,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Settings that fit, and where each byte goes.
+    """Settings that fit the memory, and what each part of it takes.
 
     settings      what to run with
     n_layers      layers of the model
@@ -176,10 +177,12 @@ class Plan:
 
     @property
     def n_gpu_layers(self) -> int:
+        """Layers on the GPU, the last ones."""
         return self.settings.n_gpu_layers
 
     @property
     def max_texts(self) -> int:
+        """Most texts in a batch."""
         return self.settings.n_sequences - KEPT_PREFIXES
 
     @property
@@ -189,16 +192,23 @@ class Plan:
 
     @property
     def vram_bytes(self) -> int:
-        return sum(part.size_bytes for part in self.parts if part.place == "gpu")
+        """Bytes of the GPU's memory."""
+        return sum(part.size_bytes for part in self.parts if part.memory == "GPU")
 
     @property
     def ram_bytes(self) -> int:
-        return sum(part.size_bytes for part in self.parts if part.place == "ram")
+        """Bytes of the host's memory, pages of the model's file included."""
+        return sum(part.size_bytes for part in self.parts if part.memory == "CPU")
 
     @property
     def unmapped_ram_bytes(self) -> int:
-        """What the host must hold whatever happens: ram_bytes without the file's pages."""
-        return sum(part.size_bytes for part in self.parts if part.place == "ram" and not part.mapped)
+        """Bytes of the host's memory that the system cannot drop: without pages of the model's file."""
+        return sum(part.size_bytes for part in self.parts if part.memory == "CPU" and not part.mapped)
+
+    @property
+    def required_ram_bytes(self) -> int:
+        """Bytes of the host's memory that the plan needs to run: `ram_bytes`, or less where not `fits_ram`."""
+        return self.ram_bytes if self.fits_ram else self.unmapped_ram_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +243,9 @@ def parts_of(
     repacked: frozenset[str] = REPACKED,
     gpu_context_bytes: int = GPU_CONTEXT_BYTES,
 ) -> tuple[Part, ...]:
-    """Every part of memory that a model with these settings takes.
+    """Return every part of the memory that a model with these settings takes.
 
-    repacked           types that this CPU keeps in a second layout
+    repacked           types that get a second layout on this CPU
     gpu_context_bytes  the driver's share
     """
     n_gpu = settings.n_gpu_layers
@@ -244,7 +254,7 @@ def parts_of(
     copied = repacked if settings.repack and not n_gpu else frozenset[str]()
     repacked_bytes = sum(size for layer in host_layers for name, size in layer.items() if name in copied)
     host_bytes = sum(sum(layer.values()) for layer in host_layers) - repacked_bytes
-    # A tied matrix whose type is repacked gets a copy as the output matrix, though nobody multiplies with it.
+    # A tied matrix whose type is repacked gets a copy as the output matrix, although it is never multiplied.
     if sizes.causal and not sizes.output_bytes and sizes.input_type in copied:
         repacked_bytes += sizes.input_bytes
     kv_layer = kv_bytes(sizes, settings.kv_type, cells_of(sizes, settings), n_layers=1)
@@ -252,41 +262,41 @@ def parts_of(
     rows = settings.n_sequences if sizes.last_rows else max(settings.cells, settings.n_sequences)
     head_on_gpu = _output_on_gpu(sizes, settings)
     parts = [
-        Part("token embedding", "ram", sizes.input_bytes, mapped=True),
-        Part("layers (CPU)", "ram", host_bytes, mapped=True),
-        Part("layers repacked (CPU)", "ram", repacked_bytes),
-        Part("output matrix", "gpu" if head_on_gpu else "ram", sizes.output_bytes, mapped=not head_on_gpu),
-        Part("KV cache (CPU)", "ram", settings.lanes * n_host * kv_layer),
-        Part("scratch (CPU)", "ram", settings.lanes * host_scratch),
-        Part("outputs", "ram", settings.lanes * output_bytes(sizes, rows)),
-        Part("program and vocabulary", "ram", PROGRAM_BYTES + BYTES_PER_TOKEN_NAME * sizes.vocab_size),
+        Part("token embedding", "CPU", sizes.input_bytes, mapped=True),
+        Part("layers (CPU)", "CPU", host_bytes, mapped=True),
+        Part("layers repacked (CPU)", "CPU", repacked_bytes),
+        Part("output matrix", "GPU" if head_on_gpu else "CPU", sizes.output_bytes, mapped=not head_on_gpu),
+        Part("KV cache (CPU)", "CPU", settings.lanes * n_host * kv_layer),
+        Part("compute buffer (CPU)", "CPU", settings.lanes * host_scratch),
+        Part("outputs", "CPU", settings.lanes * output_bytes(sizes, rows)),
+        Part("program and vocabulary", "CPU", PROGRAM_BYTES + BYTES_PER_TOKEN_NAME * sizes.vocab_size),
     ]
     if head_on_gpu and not sizes.output_bytes:
-        parts.append(Part("output matrix (tied)", "gpu", sizes.input_bytes))
+        parts.append(Part("output matrix (tied)", "GPU", sizes.input_bytes))
     if n_gpu:
         parts += [
-            Part("layers (GPU)", "gpu", sum(sum(layer.values()) for layer in gpu_layers)),
-            Part("output norm", "gpu", sizes.output_norm_bytes),
-            Part("KV cache (GPU)", "gpu", settings.lanes * n_gpu * kv_layer),
-            Part("scratch (GPU)", "gpu", settings.lanes * gpu_scratch),
-            Part("kernels' working copies", "gpu", settings.lanes * _working_bytes(sizes, settings)),
-            Part("driver", "gpu", gpu_context_bytes),
+            Part("layers (GPU)", "GPU", sum(sum(layer.values()) for layer in gpu_layers)),
+            Part("output norm", "GPU", sizes.output_norm_bytes),
+            Part("KV cache (GPU)", "GPU", settings.lanes * n_gpu * kv_layer),
+            Part("compute buffer (GPU)", "GPU", settings.lanes * gpu_scratch),
+            Part("kernels' working copies", "GPU", settings.lanes * _working_bytes(sizes, settings)),
+            Part("driver", "GPU", gpu_context_bytes),
         ]
     else:
-        parts.append(Part("output norm", "ram", sizes.output_norm_bytes, mapped=True))
+        parts.append(Part("output norm", "CPU", sizes.output_norm_bytes, mapped=True))
     return tuple(part for part in parts if part.size_bytes)
 
 
 def cells_of(sizes: ModelSizes, settings: Settings) -> int:
-    """KV cells that llama.cpp makes: with those for kept prompts, in steps of 256; none for an encoder."""
+    """Return the KV cells that llama.cpp makes: those for prompts included, in steps of 256; none for an encoder."""
     if not sizes.causal:
         return 0
-    wanted = settings.cells + (KEPT_TOKENS if sizes.last_rows else 0)
-    return -(-wanted // _CELL_PADDING) * _CELL_PADDING
+    cells = settings.cells + (KEPT_TOKENS if sizes.last_rows else 0)
+    return _rounded_up(cells, _CELL_PADDING)
 
 
 def repacked_on(machine: str) -> frozenset[str]:
-    """Types that llama.cpp keeps in a second layout on a processor; AVX2 is taken for granted on x86.
+    """Return the types that llama.cpp keeps in a second layout on a processor; on x86 AVX2 is assumed.
 
     machine  platform.machine()
     """
@@ -294,32 +304,35 @@ def repacked_on(machine: str) -> frozenset[str]:
 
 
 def worth_repacking(machine: str, flags: frozenset[str]) -> frozenset[str]:
-    """Those of them that make the processor faster: no K-types where it has AVX-512's dot products of bytes.
+    """Return the types whose second layout makes the processor faster: no K-types on AVX-512 with VNNI.
 
     machine  platform.machine()
-    flags    instruction sets in Linux's words; empty where they are not known
+    flags    instruction sets by Linux's names; empty where they are unknown
 
-    llama.cpp multiplies K-types in tiles, but not those in the second layout. On 2 cores of an AMD EPYC, the 0.6B shape
-    in Q4_K_M: documents 223 to 234 tok/s with it, 315 to 336 without; a query with 8 tokens of its own 61 and 70 ms.
-    With llama.cpp compiled for AVX2 alone, on the same: documents 152 with it, 164 without; the query 87 and 138 ms. On
-    ARM llama.cpp's own choice stands, unmeasured.
+    llama.cpp multiplies K-types in tiles, but not in the second layout. Measured on 2 cores of an AMD EPYC, the 0.6B
+    shape in Q4_K_M: documents 223 to 234 tok/s with the second layout, 315 to 336 without; a query of 8 tokens after
+    its prompt 61 ms with, 70 without. With llama.cpp compiled for AVX2 alone, on the same machine: documents 152 with,
+    164 without; the query 87 and 138 ms. On ARM llama.cpp's own choice is used, unmeasured.
     """
     k_types = {"Q4_K", "Q5_K", "Q6_K"} if "avx512_vnni" in flags else set()
     return repacked_on(machine) - k_types
 
 
 def kv_bytes(sizes: ModelSizes, kv_type: str, cells: int, n_layers: int) -> int:
-    """Keys and values of so many cells."""
+    """Return the bytes of the keys and values of so many cells."""
     return int(2 * sizes.n_kv_heads * sizes.head_dim * KV_TYPES[kv_type] * cells) * n_layers
 
 
 def output_bytes(sizes: ModelSizes, rows: int) -> int:
-    """The host's buffer for rows that leave the model: llama.cpp always adds logits, and vectors where it pools."""
+    """Return the bytes of the host's buffer for rows that leave the model.
+
+    llama.cpp always adds logits, and vectors where it pools.
+    """
     return 4 * rows * (sizes.vocab_size + (0 if sizes.last_rows else sizes.dims))
 
 
 def n_sequences_of(vocab_size: int) -> int:
-    """Texts in a batch, kept prompts included: 64 to 256, by the size of the logits that llama.cpp keeps for each.
+    """Return the sequences of a context, prompts included: 64 to 256, by the size of the logits that each one takes.
 
     >>> n_sequences_of(151669), n_sequences_of(30522)
     (65, 256)
@@ -328,7 +341,7 @@ def n_sequences_of(vocab_size: int) -> int:
 
 
 def _output_on_gpu(sizes: ModelSizes, settings: Settings) -> bool:
-    """Only where every token goes through the vocabulary projection: a decoder that llama.cpp pools."""
+    """Whether every token goes through the vocabulary projection on the GPU: in a decoder that llama.cpp pools."""
     return bool(settings.n_gpu_layers) and sizes.causal and not sizes.last_rows
 
 
@@ -365,59 +378,100 @@ def _scratch(sizes: ModelSizes, settings: Settings) -> tuple[int, int]:
 
 
 def _rotation(head_dim: int) -> int:
-    """Width of the matrix that llama.cpp turns keys with before it quantises them: the largest 64 * 2^n in head_dim."""
-    width = 64
+    """Return the width of the matrix with which llama.cpp rotates keys before it quantises them."""
+    width = 64  # the largest 64 * 2^n that divides head_dim
     while head_dim % (2 * width) == 0:
         width *= 2
     return width if head_dim % 64 == 0 else 0
 
 
 def _working_bytes(sizes: ModelSizes, settings: Settings) -> int:
-    """Quantised or halved inputs of the largest matrix product, which GPU kernels keep outside llama.cpp's plan."""
+    """Return the bytes of quantised or halved inputs of the largest matrix product, which GPU kernels allocate."""
     widest = max(sizes.ffn, sizes.n_heads * sizes.head_dim)
-    return -(-4 * settings.micro_batch * widest // _POOL_STEP) * _POOL_STEP
+    return _rounded_up(4 * settings.micro_batch * widest, _POOL_STEP)
+
+
+def _rounded_up(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 # What fits
 
 
+@dataclass(frozen=True, slots=True)
+class Concession:
+    """One thing that a plan gives up so that it needs less memory.
+
+    name     what is given up
+    amount   how much of it a plan gives up, as a number to compare
+    reason   why it stands where it does in CONCESSIONS
+    at_once  made in full where the weights do not stay in memory: the less the rest takes, the more of them stay
+    """
+
+    name: str
+    amount: Callable[[Plan], int]
+    reason: str
+    at_once: bool = False
+
+
+CONCESSIONS = (
+    Concession(
+        "KV cache in 8 bits instead of 16",
+        lambda plan: plan.settings.kv_type == "q8_0",
+        "The cache is the largest part besides the weights, and 8 bits cost the vectors little.",
+        at_once=True,
+    ),
+    Concession(
+        "smaller batches",
+        lambda plan: -plan.settings.micro_batch,
+        "They cost some speed, no precision.",
+        at_once=True,
+    ),
+    Concession(
+        "lower token limit",
+        lambda plan: -plan.settings.max_tokens,
+        "Longer texts are cut, which is logged. Never where the user named the limit, or for one layer more.",
+        at_once=True,
+    ),
+    Concession(
+        "KV cache in 4 bits",
+        lambda plan: plan.settings.kv_type == "q4_0",
+        "Every vector loses precision. Never for one layer more.",
+    ),
+    Concession(
+        "layers on the CPU instead of the GPU",
+        lambda plan: -plan.n_gpu_layers,
+        "Each of them takes a multiple of its time on the GPU.",
+    ),
+    Concession(
+        "weights that stay in the host's memory",
+        lambda plan: not plan.fits_ram,
+        "The system drops their pages and reads them from the disk again and again: by far the slowest.",
+    ),
+)
+"""What a plan gives up, in this order: each concession only where all before it, made in full, are not enough.
+
+So a larger budget never puts fewer layers on the GPU.
+"""
+
+
 def plan(sizes: ModelSizes, request: PlanRequest) -> Plan:
-    """Return the best settings that hold the budgets.
+    """Return the best settings that hold the budgets; see CONCESSIONS.
 
     raises  BudgetError: nothing fits; OptionError: a token limit or KV type that the model does not have
-
-    Given up in this order, each only where what stands before it does not suffice:
-    1. the KV cache in 8 bits in place of 16: the largest thing that costs least.
-    2. the micro-batch and batch, 512 to 128 tokens: some speed, no precision.
-    3. the token limit, by halves to 2048, where the user named none and the whole model then fits: longer texts would
-       be cut, and that is said. For one layer more it is not worth it.
-    4. the KV cache in 4 bits, where the whole model then fits: every vector loses some.
-    5. layers on the GPU, one by one: each of those left to the CPU costs a multiple of one on the GPU.
-    6. on the host, the faster layout of the weights, so that their pages can be dropped: they are read from the disk
-       again and again, by far the slowest.
-    So a larger budget never puts fewer layers on the GPU.
     """
-    limit = _limit(sizes, request.max_tokens)
-    _check_kv_type(sizes, request.kv_type)
-    vram, ram = request.vram, request.ram
-    best: Plan | None = None
-    counts = range(sizes.n_layers, 0, -1) if vram is not None else (0,)
-    for fits_ram in (True, False) if ram is not None else (True,):
-        for n_gpu in counts:
-            choices = list(_preferences(sizes, request, n_gpu))
-            if not fits_ram and n_gpu < sizes.n_layers:
-                # Where pages of the weights come and go, whatever else is smaller leaves more room for them; but for it
-                # alone no vector is to lose what 4 bits cost.
-                choices.reverse()
-                choices.sort(key=lambda settings: settings.kv_type == "q4_0")
-            for settings in choices:
-                settings = replace(settings, repack=fits_ram and settings.repack)
-                found = replace(_planned(sizes, request, settings), fits_ram=fits_ram)
-                best = found if best is None or _excess(found, vram, ram) < _excess(best, vram, ram) else best
-                if _excess(found, vram, ram) == 0:
-                    return replace(found, costs=_costs(sizes, found, limit))
-    assert best is not None
-    raise BudgetError(_nothing_fits(best, vram, ram))
+    _check(sizes, request)
+    n_gpu = (0,) if request.vram is None else range(1, sizes.n_layers + 1)
+    fits_ram = (True,) if request.ram is None else (True, False)
+    closest: Plan | None = None
+    for candidate in _candidates(sizes, request, n_gpu, fits_ram):
+        found = _with_parts(sizes, request, candidate)
+        if not _excess(found, request):
+            return _with_costs(sizes, request, found)
+        if closest is None or _excess(found, request) < _excess(closest, request):
+            closest = found
+    assert closest is not None
+    raise BudgetError(_nothing_fits(closest, request))
 
 
 def larger_plan(sizes: ModelSizes, request: PlanRequest, here: Plan) -> Plan | None:
@@ -426,19 +480,16 @@ def larger_plan(sizes: ModelSizes, request: PlanRequest, here: Plan) -> Plan | N
     If `here` uses no GPU, it is the next better CPU plan, otherwise the next better GPU plan. Where `here` leaves
     layers to the CPU, it is the cheapest plan with all layers on the GPU. The request's own budgets do not count.
     """
-    limit = _limit(sizes, request.max_tokens)
-
-    def choices(n_gpu: int) -> list[Plan]:
-        return [_planned(sizes, request, settings) for settings in _preferences(sizes, request, n_gpu)]
-
-    better = choices(here.n_gpu_layers or 0)
-    if here.fits_ram or here.n_gpu_layers:
-        chosen = replace(here.settings, repack=_repacks(sizes, request))
-        better = better[: [choice.settings for choice in better].index(chosen)]
-    if not better or 0 < here.n_gpu_layers < sizes.n_layers:
-        better = [] if here.n_gpu_layers == sizes.n_layers else choices(sizes.n_layers)
-    found = min(better, key=lambda choice: choice.vram_bytes or choice.ram_bytes, default=None)
-    return found and replace(found, costs=_costs(sizes, found, limit))
+    _check(sizes, request)
+    n_gpu, n_layers = here.n_gpu_layers, sizes.n_layers
+    # On a GPU only its memory is compared.
+    rank = _rank(replace(here, fits_ram=here.fits_ram or n_gpu > 0))
+    better = [candidate for candidate in _candidates(sizes, request, [n_gpu]) if _rank(candidate) < rank]
+    if 0 < n_gpu < n_layers or (n_gpu == 0 and not better):
+        better = _candidates(sizes, request, [n_layers])
+    counted = (_with_parts(sizes, request, candidate) for candidate in better)
+    cheapest = min(counted, key=lambda found: found.vram_bytes or found.ram_bytes, default=None)
+    return cheapest and _with_costs(sizes, request, cheapest)
 
 
 def smaller_plan(sizes: ModelSizes, request: PlanRequest, here: Plan) -> Plan | None:
@@ -447,30 +498,19 @@ def smaller_plan(sizes: ModelSizes, request: PlanRequest, here: Plan) -> Plan | 
     None where there is none. The request's own budgets do not count.
     """
     on_gpu = here.n_gpu_layers > 0
-    host_bytes = here.ram_bytes if here.fits_ram else here.unmapped_ram_bytes
-    vram, ram = (here.vram_bytes - 1, None) if on_gpu else (None, host_bytes - 1)
+    vram, ram = (here.vram_bytes - 1, None) if on_gpu else (None, here.required_ram_bytes - 1)
     try:
         return plan(sizes, replace(request, vram=vram, ram=ram))
     except BudgetError:
         return None
 
 
-def _planned(sizes: ModelSizes, request: PlanRequest, settings: Settings) -> Plan:
-    parts = parts_of(sizes, settings, repacked=request.repacked, gpu_context_bytes=request.gpu_context_bytes)
-    return Plan(settings, sizes.n_layers, parts)
-
-
-def _limit(sizes: ModelSizes, max_tokens: int | None) -> int:
-    if max_tokens is None:
-        return sizes.default_tokens
-    if not LEAST_MAX_TOKENS <= max_tokens <= sizes.context_length:
+def _check(sizes: ModelSizes, request: PlanRequest) -> None:
+    limit, kv_type = request.max_tokens, request.kv_type
+    if limit is not None and not LEAST_MAX_TOKENS <= limit <= sizes.context_length:
         raise OptionError(
-            f"max_tokens={max_tokens:,}; this model takes {LEAST_MAX_TOKENS} to {sizes.context_length:,} tokens."
+            f"max_tokens={limit:,}; this model takes {LEAST_MAX_TOKENS} to {sizes.context_length:,} tokens."
         )
-    return max_tokens
-
-
-def _check_kv_type(sizes: ModelSizes, kv_type: str | None) -> None:
     if kv_type is not None and kv_type not in _kv_types(sizes):
         raise OptionError(f"kv_type={kv_type!r}; this model can have {', '.join(_kv_types(sizes))}.")
 
@@ -480,78 +520,103 @@ def _kv_types(sizes: ModelSizes) -> tuple[str, ...]:
     return tuple(KV_TYPES) if sizes.causal and sizes.head_dim % 32 == 0 else ("f16",)
 
 
-def _preferences(sizes: ModelSizes, request: PlanRequest, n_gpu: int) -> Iterator[Settings]:
-    """Yield the settings with so many layers on the GPU, the best first."""
-    repack = _repacks(sizes, request)
-    whole = n_gpu in (0, sizes.n_layers)
-    types = _kv_types(sizes)
-    groups = [[name for name in types if name != "q4_0"], [name for name in types if name == "q4_0" and whole]]
-    sequences = n_sequences_of(sizes.vocab_size)
-    lanes = 1 if sizes.causal or n_gpu else max(1, min(request.threads, MOST_LANES))
-    limits = [_limit(sizes, request.max_tokens)]
-    while request.max_tokens is None and whole and limits[-1] // 2 >= SMALLEST_LIMIT:
+def _candidates(
+    sizes: ModelSizes, request: PlanRequest, n_gpu: Iterable[int], fits_ram: Iterable[bool] = (True,)
+) -> list[Plan]:
+    """Return plans with these numbers of layers on the GPU, the best first; their parts are not computed yet."""
+    candidates = [
+        Plan(settings, sizes.n_layers, (), fits_ram=fits)
+        for fits, n_layers in product(fits_ram, n_gpu)
+        for settings in _settings(sizes, request, n_layers, repack=fits and _repacks(sizes, request))
+    ]
+    return sorted(candidates, key=_rank)
+
+
+def _rank(candidate: Plan) -> tuple[int, ...]:
+    """Return how much a plan gives up: of the last concession first, so that the first ones are made first."""
+    in_full = not candidate.fits_ram and candidate.n_gpu_layers < candidate.n_layers
+    return tuple(
+        -concession.amount(candidate) if in_full and concession.at_once else concession.amount(candidate)
+        for concession in reversed(CONCESSIONS)
+    )
+
+
+def _settings(sizes: ModelSizes, request: PlanRequest, n_gpu: int, repack: bool) -> Iterator[Settings]:
+    """Yield all settings with so many layers on the GPU that the request allows, in no particular order."""
+    on_one_device = n_gpu in (0, sizes.n_layers)
+    kv_types: Iterable[str] = [name for name in _kv_types(sizes) if on_one_device or name != "q4_0"]
+    limits = [request.max_tokens or sizes.default_tokens]
+    while request.max_tokens is None and on_one_device and limits[-1] // 2 >= SMALLEST_LIMIT:
         limits.append(limits[-1] // 2)
-    for names in groups if request.kv_type is None else [[request.kv_type]]:
-        for tokens in limits:
-            for micro_batch, batch in _BATCHES if sizes.last_rows else _ONE_PASS_BATCHES:
-                # Prompts that are kept count in a batch until it is known that all of its texts begin with one.
-                cells = max(tokens, batch + KEPT_TOKENS if sizes.last_rows else micro_batch)
-                for name in names:
-                    yield Settings(
-                        n_gpu,
-                        name,
-                        tokens,
-                        cells,
-                        batch,
-                        micro_batch if sizes.last_rows else cells,
-                        sequences,
-                        repack=repack,
-                        lanes=lanes,
-                    )
+    lanes = 1 if sizes.causal or n_gpu else max(1, min(request.threads, MOST_LANES))
+    for kv_type, limit, (micro_batch, batch) in product(
+        kv_types if request.kv_type is None else [request.kv_type], limits, _batches(sizes)
+    ):
+        # Prompts in the KV cache count in a batch until it is known that all of its texts begin with one.
+        cells = max(limit, batch + KEPT_TOKENS if sizes.last_rows else micro_batch)
+        yield Settings(
+            n_gpu_layers=n_gpu,
+            kv_type=kv_type,
+            max_tokens=limit,
+            cells=cells,
+            batch_tokens=batch,
+            micro_batch=micro_batch if sizes.last_rows else cells,
+            n_sequences=n_sequences_of(sizes.vocab_size),
+            repack=repack,
+            lanes=lanes,
+        )
+
+
+def _batches(sizes: ModelSizes) -> tuple[tuple[int, int], ...]:
+    return _BATCHES if sizes.last_rows else _ONE_PASS_BATCHES
 
 
 def _repacks(sizes: ModelSizes, request: PlanRequest) -> bool:
     return any(name in request.repacked for layer in sizes.layers for name in layer)
 
 
-def _excess(found: Plan, vram: int | None, ram: int | None) -> int:
-    """Bytes over the budgets."""
-    over = max(0, found.vram_bytes - vram) if vram is not None else 0
-    if ram is not None:
-        over += max(0, (found.ram_bytes if found.fits_ram else found.unmapped_ram_bytes) - ram)
-    return over
+def _with_parts(sizes: ModelSizes, request: PlanRequest, candidate: Plan) -> Plan:
+    parts = parts_of(sizes, candidate.settings, repacked=request.repacked, gpu_context_bytes=request.gpu_context_bytes)
+    return replace(candidate, parts=parts)
 
 
-def _costs(sizes: ModelSizes, found: Plan, limit: int) -> tuple[str, ...]:
-    settings, said = found.settings, []
+def _excess(found: Plan, request: PlanRequest) -> int:
+    """Return the bytes over the budgets."""
+    over = 0 if request.vram is None else max(0, found.vram_bytes - request.vram)
+    return over if request.ram is None else over + max(0, found.required_ram_bytes - request.ram)
+
+
+def _with_costs(sizes: ModelSizes, request: PlanRequest, found: Plan) -> Plan:
+    settings, costs = found.settings, []
     if KV_COSTS[settings.kv_type]:
-        said.append(KV_COSTS[settings.kv_type])
-    uncut = PlanRequest(max_tokens=settings.max_tokens)
-    full = next(_preferences(sizes, uncut, settings.n_gpu_layers)).micro_batch
+        costs.append(KV_COSTS[settings.kv_type])
+    best_batch = _batches(sizes)[0][0]
+    full = best_batch if sizes.last_rows else max(settings.max_tokens, best_batch)
     if settings.micro_batch < full:
-        said.append(f"{settings.micro_batch} tokens at once in place of {full}: some speed")
+        costs.append(f"{settings.micro_batch} tokens at once in place of {full}: some speed")
+    limit = request.max_tokens or sizes.default_tokens
     if settings.max_tokens < limit:
-        said.append(f"texts over {settings.max_tokens:,} tokens are cut; {limit:,} would be usual")
+        costs.append(f"texts over {settings.max_tokens:,} tokens are cut; {limit:,} would be usual")
     left = found.n_layers - settings.n_gpu_layers
     if settings.n_gpu_layers and left:
-        said.append(f"{left} of {found.n_layers} layers run on the CPU: much slower than all on the GPU")
+        costs.append(f"{left} of {found.n_layers} layers run on the CPU: much slower than all on the GPU")
     if not found.fits_ram and not left:
-        said.append("rows of the token embedding are read from the disk")
+        costs.append("rows of the token embedding are read from the disk")
     elif not found.fits_ram:
-        said.append("the weights do not stay in memory and are read from the disk again and again: very slow")
-    return tuple(said)
+        costs.append("the weights do not stay in memory and are read from the disk again and again: very slow")
+    return replace(found, costs=tuple(costs))
 
 
-def _nothing_fits(best: Plan, vram: int | None, ram: int | None) -> str:
-    settings = best.settings
-    least = f"{settings.n_gpu_layers} of {best.n_layers} layers at {settings.max_tokens:,} tokens"
-    if vram is not None and best.vram_bytes > vram:
+def _nothing_fits(closest: Plan, request: PlanRequest) -> str:
+    settings, vram, ram = closest.settings, request.vram, request.ram
+    least = f"{settings.n_gpu_layers} of {closest.n_layers} layers at {settings.max_tokens:,} tokens"
+    if vram is not None and closest.vram_bytes > vram:
         return (
-            f"Nothing fits in {in_gigabytes(vram)} of GPU memory: {least} needs {in_gigabytes(best.vram_bytes)}, the "
-            "driver's share included. Give more, set a smaller token limit, or run on the CPU."
+            f"Nothing fits in {in_gigabytes(vram)} of GPU memory: {least} needs {in_gigabytes(closest.vram_bytes)}, "
+            "the driver's share included. Give more, set a smaller token limit, or run on the CPU."
         )
-    needed = in_gigabytes(best.ram_bytes if best.fits_ram else best.unmapped_ram_bytes)
     return (
-        f"Nothing fits in {in_gigabytes(ram or 0)} of the host's memory: {least} on the GPU needs {needed}. "
-        "Give more, set a smaller token limit, or take a smaller file of the model."
+        f"Nothing fits in {in_gigabytes(ram or 0)} of the host's memory: {least} on the GPU needs "
+        f"{in_gigabytes(closest.required_ram_bytes)}. Give more, set a smaller token limit, or take a smaller file of "
+        "the model."
     )
