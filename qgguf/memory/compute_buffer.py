@@ -1,41 +1,42 @@
-"""Bytes of scratch that llama.cpp reserves for one pass: its graph as a table of sizes, its allocator step by step.
+"""The size of llama.cpp's compute buffer, from a model's graph as a list of sizes and llama.cpp's allocator.
 
-A closed formula would have to guess how the allocator's free blocks fall; this walks the same graph in the same order
-and so gives the very figure that llama.cpp reports. Pure; some milliseconds.
+A closed formula would have to guess how the allocator's free blocks fall. This module walks the same graph in the same
+order, and so returns the figure that llama.cpp reports. It models two graphs, Qwen3's and BERT's; for a model of
+another architecture the figure is an estimate (`ModelSizes.exact_compute_buffer`). Pure; takes some milliseconds.
 source  ggml-alloc.c (best fit, reuse in place), ggml-backend.cpp (copies between devices), llama-graph.cpp,
         models/qwen3.cpp and models/bert.cpp of the vendored llama.cpp
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 ALIGNMENT = 32
-"""Of a CPU buffer. A GPU's is larger (CUDA: 128); against the megabytes of these tensors that is nothing."""
+"""Of a CPU buffer, in bytes. A GPU's is larger (CUDA: 128), which does not matter beside tensors of megabytes."""
 
-HOST, GPU = 0, 1
+CPU, GPU = 0, 1
 
 _F32, _F16, _I32, _I64 = 4, 2, 4, 8
 _SIMULATED_LAYERS = 4
-"""Layers are alike, and what one leaves behind the next one finds: more of them on one device change nothing."""
+"""Layers of each device that are simulated: all are alike, and more of them on one device change nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """One pass over a model, as llama.cpp reserves memory for it.
+class GraphShape:
+    """The sizes that determine a graph, and with it the memory that llama.cpp reserves.
 
-    encoder      BERT's layout and no KV cache, else Qwen3's
-    gated        the feed-forward part has a gate
+    encoder        BERT's graph and no KV cache, else Qwen3's
+    gated          the feed-forward part has a gate
     dims, queries, keys, ffn, vocab    widths in numbers: hidden state, all query heads, all KV heads, inner, output
-    tokens       micro-batch
-    outputs      rows that leave the last layer
-    cells        KV cells
-    rotation     width of the matrix that a quantised KV cache is rotated with; 0 where it is not quantised
-    pooled       texts that llama.cpp pools by itself; 0 where the rows are read
-    means        it pools by the mean of all rows, else by one row of each text
-    host_layers, gpu_layers    the first ones on the host, the rest on the GPU
-    output_on_gpu              the vocabulary projection's matrix is there
-    half_copies  the GPU's attention copies a quantised cache into half precision first, as CUDA does
+    tokens         micro-batch
+    outputs        rows that leave the last layer
+    cells          KV cells
+    rotation       width of the matrix that rotates a quantised KV cache; 0 where it is not quantised
+    pooled         texts that llama.cpp pools by itself; 0 where it does not pool
+    means          it pools by the mean of all rows, else by one row of each text
+    cpu_layers, gpu_layers    the first ones on the CPU, the rest on the GPU
+    output_on_gpu  the vocabulary projection's matrix is on the GPU
+    half_copies    the GPU's attention first copies a quantised cache into half precision, as CUDA does
     """
 
     encoder: bool
@@ -51,220 +52,289 @@ class Pass:
     rotation: int = 0
     pooled: int = 0
     means: bool = False
-    host_layers: int = 1
+    cpu_layers: int = 1
     gpu_layers: int = 0
     output_on_gpu: bool = False
     half_copies: bool = False
 
 
+def compute_buffer_bytes(shape: GraphShape) -> tuple[int, int]:
+    """Return the bytes that llama.cpp's allocator reserves for a graph: (on the CPU, on the GPU)."""
+    return _simulate(
+        replace(
+            shape,
+            cpu_layers=min(shape.cpu_layers, _SIMULATED_LAYERS),
+            gpu_layers=min(shape.gpu_layers, _SIMULATED_LAYERS),
+        )
+    )
+
+
 @lru_cache(maxsize=4096)
-def scratch_bytes(work: Pass) -> tuple[int, int]:
-    """(bytes on the host, bytes on the GPU) that llama.cpp's allocator reserves for a pass."""
-    graph = _encoder(work) if work.encoder else _decoder(work)
-    return _Allocator().run(graph)
+def _simulate(shape: GraphShape) -> tuple[int, int]:
+    return _Allocator().run(_encoder(shape) if shape.encoder else _decoder(shape))
 
 
 class _Tensor:
-    """A tensor of the graph.
+    """A tensor of a graph.
 
-    over   parents whose place it may take: of the same layout, and the operation works in place
-    root   what it is a view of
+    size      bytes; 0 for a view, and for what is written to the KV cache
+    device    CPU or GPU
+    in_place  parents whose memory it may take: of the same layout, and the operation works in place
+    root      the tensor that it is a view of
     """
 
-    __slots__ = ("address", "held", "is_input", "n_children", "n_views", "over", "parents", "place", "root", "size")
+    __slots__ = (
+        "address",
+        "device",
+        "in_place",
+        "is_allocated",
+        "is_input",
+        "n_children",
+        "n_views",
+        "parents",
+        "root",
+        "size",
+    )
 
     def __init__(
         self,
         size: int,
         parents: Sequence["_Tensor"],
-        place: int,
-        over: Sequence["_Tensor"] = (),
+        device: int,
+        in_place: Sequence["_Tensor"] = (),
         root: "_Tensor | None" = None,
         is_input: bool = False,
     ) -> None:
-        self.size, self.parents, self.place, self.over = size, list(parents), place, list(over)
+        self.size, self.parents, self.device, self.in_place = size, list(parents), device, list(in_place)
         self.root, self.is_input = root, is_input
         self.n_children = self.n_views = self.address = 0
-        self.held = False
+        self.is_allocated = False
+
+
+def _input(size: int) -> _Tensor:
+    return _Tensor(size, (), CPU, is_input=True)
+
+
+def _view(parent: _Tensor) -> _Tensor:
+    root = parent.root or parent
+    return _Tensor(0, [parent], root.device, root=root)
 
 
 class _Graph:
-    """Tensors in the order in which ggml visits them: inputs, and operations."""
+    """Tensors in the order in which ggml visits them: inputs and operations."""
 
     def __init__(self) -> None:
         self.inputs: list[_Tensor] = []
-        self.nodes: list[_Tensor] = []
-        self._seen: set[int] = set()
-
-    def input(self, size: int) -> _Tensor:
-        return _Tensor(size, (), HOST, is_input=True)
-
-    def op(self, place: int, size: int, *parents: _Tensor, over: Sequence[_Tensor] = ()) -> _Tensor:
-        return _Tensor(size, parents, place, over)
-
-    def view(self, parent: _Tensor) -> _Tensor:
-        root = parent.root or parent
-        return _Tensor(0, [parent], root.place, root=root)
+        self.operations: list[_Tensor] = []
+        self._visited: set[int] = set()
 
     def expand(self, *tensors: _Tensor) -> None:
-        """Take in what these need, parents first, as ggml_build_forward_expand does."""
+        """Add tensors, and before them what they need, as ggml_build_forward_expand does."""
         for tensor in tensors:
             self._visit(tensor)
 
     def _visit(self, tensor: _Tensor) -> None:
-        if id(tensor) in self._seen:
+        if id(tensor) in self._visited:
             return
-        self._seen.add(id(tensor))
+        self._visited.add(id(tensor))
         for parent in tensor.parents:
             self._visit(parent)
-        (self.inputs if tensor.is_input else self.nodes).append(tensor)
+        (self.inputs if tensor.is_input else self.operations).append(tensor)
 
 
-def _decoder(work: Pass) -> _Graph:
-    """Qwen3: norms of queries and keys, KV cache, gate; the last layer goes on with the output rows alone."""
-    graph, n = _Graph(), work.tokens
-    view = graph.view
-    layers = _places(work)
-    hidden = work.dims * _F32
-    tokens = graph.input(n * _I32)
-    embedded = graph.op(HOST, n * hidden, tokens)
-    graph.expand(embedded, graph.input(n * hidden))
-    positions, k_places, v_places = graph.input(n * _I32), graph.input(n * _I64), graph.input(n * _I64)
-    mask, out_ids = graph.input(work.cells * n * _F16), graph.input(work.outputs * _I32)
-    k_turn = graph.input(work.rotation**2 * _F32) if work.rotation else None
-    v_turn = graph.input(64 * 64 * _F32) if work.rotation else None
+# The graphs
 
-    def rotated(place: int, tensor: _Tensor, width: int, turn: _Tensor | None) -> _Tensor:
-        if turn is None:
-            return tensor
-        return view(graph.op(place, n * width * _F32, turn, view(tensor)))
 
-    last = embedded
-    for number, place in enumerate(layers):
-        rows = n
-        normed = _norm(graph, place, n * hidden, last)
-        q = view(graph.op(place, n * work.queries * _F32, normed))
-        k = view(graph.op(place, n * work.keys * _F32, normed))
-        v = view(graph.op(place, n * work.keys * _F32, normed))
-        q = _rope(graph, place, n * work.queries * _F32, _norm(graph, place, n * work.queries * _F32, q), positions)
-        k = _rope(graph, place, n * work.keys * _F32, _norm(graph, place, n * work.keys * _F32, k), positions)
-        q, k = rotated(place, q, work.queries, k_turn), rotated(place, k, work.keys, k_turn)
-        v = rotated(place, v, work.keys, v_turn)
-        graph.expand(q, v, k)
-        for stored, places in ((k, k_places), (v, v_places)):
-            graph.expand(graph.op(place, 0, view(stored), places))
-        copies = 2 * work.cells * work.keys * _F16 if work.half_copies and work.rotation and place == GPU else 0
-        attended = view(graph.op(place, n * work.queries * _F32 + copies, view(view(q)), mask))
-        graph.expand(attended)
-        attended = rotated(place, attended, work.queries, v_turn)
-        current = graph.op(place, n * hidden, attended)
-        if number == len(layers) - 1:
-            rows = work.outputs
-            current = graph.op(place, rows * hidden, current, out_ids)
-            last = graph.op(place, rows * hidden, last, out_ids)
-        inner = graph.op(place, rows * hidden, current, last, over=(current, last))
-        normed = _norm(graph, place, rows * hidden, inner)
-        up = graph.op(place, rows * work.ffn * _F32, normed)
-        if work.gated:
-            gate = graph.op(place, rows * work.ffn * _F32, normed)
-            up = graph.op(place, rows * work.ffn * _F32, gate, up)
+@dataclass(frozen=True, slots=True)
+class _Operations:
+    """Operations on one device whose results have so many rows."""
+
+    device: int
+    rows: int
+
+    def result(
+        self,
+        columns: int,
+        *parents: _Tensor,
+        in_place: Sequence[_Tensor] = (),
+        bytes_per_number: int = _F32,
+        extra_bytes: int = 0,
+    ) -> _Tensor:
+        """Return the result of any operation: rows by columns."""
+        return _Tensor(self.rows * columns * bytes_per_number + extra_bytes, parents, self.device, in_place)
+
+    def linear(self, columns: int, tensor: _Tensor, bias: bool = False) -> _Tensor:
+        projected = self.result(columns, tensor)
+        return self.result(columns, projected, in_place=[projected]) if bias else projected
+
+    def activation(self, columns: int, tensor: _Tensor) -> _Tensor:
+        return self.result(columns, tensor, in_place=[tensor])
+
+    def sum(self, columns: int, first: _Tensor, second: _Tensor) -> _Tensor:
+        return self.result(columns, first, second, in_place=[first, second])
+
+    def rms_norm(self, columns: int, tensor: _Tensor) -> _Tensor:
+        normed = self.result(columns, tensor, in_place=[tensor])
+        return self.result(columns, normed, in_place=[normed])  # times the weights
+
+    def layer_norm(self, columns: int, tensor: _Tensor) -> _Tensor:
+        normed = self.result(columns, tensor)  # unlike the RMS norm, never in place
+        weighted = self.result(columns, normed, in_place=[normed])
+        return self.result(columns, weighted, in_place=[weighted])  # plus the bias
+
+    def rope(self, columns: int, tensor: _Tensor, positions: _Tensor) -> _Tensor:
+        return self.result(columns, tensor, positions, in_place=[tensor])
+
+
+class _DecoderInputs:
+    """Inputs of Qwen3's layers. The rotations are None where the KV cache is not quantised."""
+
+    def __init__(self, shape: GraphShape) -> None:
+        self.positions = _input(shape.tokens * _I32)
+        self.key_cells, self.value_cells = _input(shape.tokens * _I64), _input(shape.tokens * _I64)
+        self.mask = _input(shape.cells * shape.tokens * _F16)
+        self.output_ids = _input(shape.outputs * _I32)
+        self.key_rotation = _input(shape.rotation**2 * _F32) if shape.rotation else None
+        self.value_rotation = _input(64 * 64 * _F32) if shape.rotation else None
+
+
+def _decoder(shape: GraphShape) -> _Graph:
+    """Return Qwen3's graph: the last layer continues with the output rows alone."""
+    graph, dims, devices = _Graph(), shape.dims, _devices(shape)
+    hidden = _embeddings(graph, shape)
+    inputs = _DecoderInputs(shape)
+    for index, device in enumerate(devices):
+        ops = _Operations(device, shape.tokens)
+        attended = _decoder_attention(graph, shape, inputs, ops, hidden)
+        next_device = device
+        if index + 1 < len(devices):
+            next_device = devices[index + 1]
         else:
-            up = graph.op(place, rows * work.ffn * _F32, up, over=(up,))
-        down = graph.op(place, rows * hidden, up)
-        # The scheduler gives what stands before a GPU's layer to that GPU, up to the last weight on the host.
-        after = layers[number + 1] if number + 1 < len(layers) else place
-        last = graph.op(max(place, after), rows * hidden, down, inner, over=(down, inner))
-    place = layers[-1]
-    normed = _norm(graph, place, work.outputs * hidden, last)
-    graph.expand(graph.op(GPU if work.output_on_gpu else HOST, work.outputs * work.vocab * _F32, normed))
-    _pool(graph, work, place, normed)
+            ops, attended, hidden = _output_rows(shape, device, attended, hidden, inputs.output_ids)
+        inner = ops.sum(dims, attended, hidden)
+        normed = ops.rms_norm(dims, inner)
+        up = ops.linear(shape.ffn, normed)
+        if shape.gated:
+            gate = ops.linear(shape.ffn, normed)
+            up = ops.result(shape.ffn, gate, up)
+        else:
+            up = ops.activation(shape.ffn, up)
+        down = ops.linear(dims, up)
+        # llama.cpp's scheduler moves what precedes a GPU's layer to that GPU, back to the last weight on the CPU.
+        hidden = _Operations(max(device, next_device), ops.rows).sum(dims, down, inner)
+    normed = _Operations(devices[-1], shape.outputs).rms_norm(dims, hidden)
+    graph.expand(_Operations(GPU if shape.output_on_gpu else CPU, shape.outputs).linear(shape.vocab, normed))
+    _pool(graph, shape, devices[-1], normed)
     return graph
 
 
-def _encoder(work: Pass) -> _Graph:
-    """BERT: biases, norms after the additions, attention over the micro-batch itself; llama.cpp pools."""
-    graph, n = _Graph(), work.tokens
-    view = graph.view
-    layers = _places(work)
-    hidden, place = work.dims * _F32, HOST
-    tokens = graph.input(n * _I32)
-    embedded = graph.op(HOST, n * hidden, tokens)
-    positions = graph.input(n * _I32)
-    graph.expand(embedded, graph.input(n * hidden))
-    mask, out_ids = graph.input(n * n * _F16), graph.input(work.outputs * _I32)
-    last = graph.op(HOST, n * hidden, embedded, over=(embedded,))
-    placed = graph.op(HOST, n * hidden, positions)
-    last = graph.op(HOST, n * hidden, placed, last, over=(placed, last))
-    last = _norm(graph, HOST, n * hidden, last, bias=True)
-    for number, place in enumerate(layers):
-        rows = n
+def _decoder_attention(
+    graph: _Graph, shape: GraphShape, inputs: _DecoderInputs, ops: _Operations, hidden: _Tensor
+) -> _Tensor:
+    """Add Qwen3's attention: norms of queries and keys, KV cache. Return its output, in the hidden state's width."""
+    queries, keys = shape.queries, shape.keys
 
-        def projected(width: int, place: int = place, last: _Tensor = last) -> _Tensor:
-            product = graph.op(place, n * width * _F32, last)
-            return view(graph.op(place, n * width * _F32, product, over=(product,)))
+    def rotated(tensor: _Tensor, columns: int, rotation: _Tensor | None) -> _Tensor:
+        return tensor if rotation is None else _view(ops.result(columns, rotation, _view(tensor)))
 
-        q, k, v = projected(work.queries), projected(work.keys), projected(work.keys)
-        graph.expand(q, k, v)
-        seen = view(view(q))
-        k = graph.op(place, n * work.keys * _F16, view(k))
-        v = graph.op(place, n * work.keys * _F16, view(v))
-        attended = view(graph.op(place, n * work.queries * _F32, seen, k, v, mask))
-        graph.expand(attended)
-        current = graph.op(place, n * hidden, attended)
-        current = graph.op(place, n * hidden, current, over=(current,))
-        if number == len(layers) - 1:
-            rows = work.outputs
-            current = graph.op(place, rows * hidden, current, out_ids)
-            last = graph.op(place, rows * hidden, last, out_ids)
-        current = graph.op(place, rows * hidden, current, last, over=(current, last))
-        inner = _norm(graph, place, rows * hidden, current, bias=True)
-        up = graph.op(place, rows * work.ffn * _F32, inner)
-        up = graph.op(place, rows * work.ffn * _F32, up, over=(up,))
-        up = graph.op(place, rows * work.ffn * _F32, up, over=(up,))
-        down = graph.op(place, rows * hidden, up)
-        down = graph.op(place, rows * hidden, down, over=(down,))
-        down = graph.op(place, rows * hidden, down, inner, over=(down, inner))
-        last = _norm(graph, place, rows * hidden, down, bias=True)
-    graph.expand(last)
-    _pool(graph, work, place, last)
+    normed = ops.rms_norm(shape.dims, hidden)
+    q = _view(ops.linear(queries, normed))
+    k = _view(ops.linear(keys, normed))
+    v = _view(ops.linear(keys, normed))
+    q = ops.rope(queries, ops.rms_norm(queries, q), inputs.positions)
+    k = ops.rope(keys, ops.rms_norm(keys, k), inputs.positions)
+    q = rotated(q, queries, inputs.key_rotation)
+    k = rotated(k, keys, inputs.key_rotation)
+    v = rotated(v, keys, inputs.value_rotation)
+    graph.expand(q, v, k)
+    for stored, cells in ((k, inputs.key_cells), (v, inputs.value_cells)):
+        graph.expand(_Tensor(0, (_view(stored), cells), ops.device))
+    is_copied = shape.half_copies and shape.rotation > 0 and ops.device == GPU
+    copies = 2 * shape.cells * keys * _F16 if is_copied else 0
+    attended = _view(ops.result(queries, _view(_view(q)), inputs.mask, extra_bytes=copies))
+    graph.expand(attended)
+    return ops.linear(shape.dims, rotated(attended, queries, inputs.value_rotation))
+
+
+def _encoder(shape: GraphShape) -> _Graph:
+    """Return BERT's graph: biases, norms after the sums, attention over the micro-batch itself; llama.cpp pools."""
+    graph, dims, devices = _Graph(), shape.dims, _devices(shape)
+    hidden = _embeddings(graph, shape)
+    mask, output_ids = _input(shape.tokens * shape.tokens * _F16), _input(shape.outputs * _I32)
+    on_cpu = _Operations(CPU, shape.tokens)
+    typed = on_cpu.result(dims, hidden, in_place=[hidden])  # plus the embedding of the token type
+    hidden = on_cpu.sum(dims, on_cpu.result(dims, _input(shape.tokens * _I32)), typed)  # plus those of the positions
+    hidden = on_cpu.layer_norm(dims, hidden)
+    for index, device in enumerate(devices):
+        ops = _Operations(device, shape.tokens)
+        attended = _encoder_attention(graph, shape, mask, ops, hidden)
+        if index + 1 == len(devices):
+            ops, attended, hidden = _output_rows(shape, device, attended, hidden, output_ids)
+        inner = ops.layer_norm(dims, ops.sum(dims, attended, hidden))
+        up = ops.activation(shape.ffn, ops.linear(shape.ffn, inner, bias=True))
+        down = ops.linear(dims, up, bias=True)
+        hidden = ops.layer_norm(dims, ops.sum(dims, down, inner))
+    graph.expand(hidden)
+    _pool(graph, shape, devices[-1], hidden)
     return graph
 
 
-def _pool(graph: _Graph, work: Pass, place: int, rows: _Tensor) -> None:
-    if not work.pooled:
+def _encoder_attention(graph: _Graph, shape: GraphShape, mask: _Tensor, ops: _Operations, hidden: _Tensor) -> _Tensor:
+    """Add BERT's attention. Return its output, in the hidden state's width."""
+    q = _view(ops.linear(shape.queries, hidden, bias=True))
+    k = _view(ops.linear(shape.keys, hidden, bias=True))
+    v = _view(ops.linear(shape.keys, hidden, bias=True))
+    graph.expand(q, k, v)
+    q = _view(_view(q))
+    k = ops.result(shape.keys, _view(k), bytes_per_number=_F16)
+    v = ops.result(shape.keys, _view(v), bytes_per_number=_F16)
+    attended = _view(ops.result(shape.queries, q, k, v, mask))
+    graph.expand(attended)
+    return ops.linear(shape.dims, attended, bias=True)
+
+
+def _embeddings(graph: _Graph, shape: GraphShape) -> _Tensor:
+    """Add the token embeddings and, unused, the input for ready-made embeddings."""
+    hidden = _Operations(CPU, shape.tokens).result(shape.dims, _input(shape.tokens * _I32))
+    graph.expand(hidden, _input(shape.tokens * shape.dims * _F32))
+    return hidden
+
+
+def _output_rows(
+    shape: GraphShape, device: int, attended: _Tensor, hidden: _Tensor, output_ids: _Tensor
+) -> tuple[_Operations, _Tensor, _Tensor]:
+    """Select the rows that leave the model, with which the last layer continues after its attention."""
+    ops = _Operations(device, shape.outputs)
+    return ops, ops.result(shape.dims, attended, output_ids), ops.result(shape.dims, hidden, output_ids)
+
+
+def _pool(graph: _Graph, shape: GraphShape, device: int, hidden: _Tensor) -> None:
+    if not shape.pooled:
         return
-    size = work.pooled * work.dims * _F32
-    if work.means:
-        turned = graph.op(place, work.outputs * work.dims * _F32, graph.view(rows))
-        graph.expand(graph.op(place, size, turned, graph.input(work.pooled * work.tokens * _F32)))
+    pooled = _Operations(device, shape.pooled)
+    if shape.means:
+        transposed = _Operations(device, shape.outputs).result(shape.dims, _view(hidden))
+        graph.expand(pooled.result(shape.dims, transposed, _input(shape.pooled * shape.tokens * _F32)))
     else:
-        graph.expand(graph.op(place, size, rows, graph.input(work.pooled * _I32)))
+        graph.expand(pooled.result(shape.dims, hidden, _input(shape.pooled * _I32)))
 
 
-def _places(work: Pass) -> list[int]:
-    host, gpu = min(work.host_layers, _SIMULATED_LAYERS), min(work.gpu_layers, _SIMULATED_LAYERS)
-    return [HOST] * host + [GPU] * gpu
+def _devices(shape: GraphShape) -> list[int]:
+    return [CPU] * shape.cpu_layers + [GPU] * shape.gpu_layers
 
 
-def _norm(graph: _Graph, place: int, size: int, tensor: _Tensor, bias: bool = False) -> _Tensor:
-    # RMS norm can work in place, BERT's norm cannot; weights and biases can.
-    normed = graph.op(place, size, tensor, over=() if bias else (tensor,))
-    weighted = graph.op(place, size, normed, over=(normed,))
-    return graph.op(place, size, weighted, over=(weighted,)) if bias else weighted
+# The allocator
 
 
-def _rope(graph: _Graph, place: int, size: int, tensor: _Tensor, positions: _Tensor) -> _Tensor:
-    return graph.op(place, size, tensor, positions, over=(tensor,))
-
-
-class _Space:
-    """One buffer's free blocks. The last block is endless; what is used of it is the buffer's size."""
+class _Buffer:
+    """One buffer's free blocks, (address, size). The last block is endless; what is used of it is the buffer's size."""
 
     def __init__(self) -> None:
         self.blocks: list[list[int]] = [[0, 1 << 62]]
-        self.used = 0
+        self.size = 0
 
-    def take(self, size: int) -> int:
+    def allocate(self, size: int) -> int:
+        """Return the address of a block in the free block that fits best."""
         size = _aligned(size)
         fitting = [block for block in self.blocks[:-1] if block[1] >= size]
         # Of equal blocks ggml takes the last.
@@ -274,10 +344,11 @@ class _Space:
         block[1] -= size
         if not block[1]:
             self.blocks.remove(block)
-        self.used = max(self.used, address + size)
+        self.size = max(self.size, address + size)
         return address
 
-    def give(self, address: int, size: int) -> None:
+    def free(self, address: int, size: int) -> None:
+        """Return a block, and merge it with free neighbours."""
         self.blocks.append([address, _aligned(size)])
         self.blocks.sort()
         merged = [self.blocks[0]]
@@ -290,40 +361,43 @@ class _Space:
 
 
 class _Allocator:
-    """ggml-alloc: a tensor is held from its making to its last use, in place of a parent that nobody else needs."""
+    """ggml-alloc: a tensor has memory until its last use, and takes that of a parent which nothing else needs."""
 
     def __init__(self) -> None:
-        self.spaces = (_Space(), _Space())
+        self.buffers = (_Buffer(), _Buffer())
 
     def run(self, graph: _Graph) -> tuple[int, int]:
+        """Return the sizes of the buffers after the whole graph: (CPU, GPU)."""
         for tensor in graph.inputs:
-            self.hold(tensor)
-        nodes = _with_copies(graph.nodes)
-        for node in nodes:
-            if node.root is not None:
-                node.root.n_views += 1
-            for parent in node.parents:
+            self.allocate(tensor)
+        operations = _with_copies(graph.operations)
+        for tensor in operations:
+            if tensor.root is not None:
+                tensor.root.n_views += 1
+            for parent in tensor.parents:
                 parent.n_children += 1
-        for node in nodes:
-            for tensor in (*node.parents, node):
-                self.hold(tensor)
-            for parent in node.parents:
-                self.used(parent)
-        return self.spaces[HOST].used, self.spaces[GPU].used
+        for tensor in operations:
+            for needed in (*tensor.parents, tensor):
+                self.allocate(needed)
+            for parent in tensor.parents:
+                self.release(parent)
+        return self.buffers[CPU].size, self.buffers[GPU].size
 
-    def hold(self, tensor: _Tensor) -> None:
-        if tensor.held or tensor.root is not None or not tensor.size:
+    def allocate(self, tensor: _Tensor) -> None:
+        """Give a tensor its memory, unless it has some or needs none."""
+        if tensor.is_allocated or tensor.root is not None or not tensor.size:
             return
-        tensor.held = True
-        for parent in tensor.over:
-            # A view owns nothing, so its place is never taken over.
-            if parent.held and parent.place == tensor.place and parent.n_children == 1 and not parent.n_views:
-                tensor.address, parent.held = parent.address, False
+        tensor.is_allocated = True
+        for parent in tensor.in_place:
+            # A view owns no memory, so there is none to take over.
+            is_free = parent.is_allocated and parent.n_children == 1 and not parent.n_views
+            if is_free and parent.device == tensor.device:
+                tensor.address, parent.is_allocated = parent.address, False
                 return
-        tensor.address = self.spaces[tensor.place].take(tensor.size)
+        tensor.address = self.buffers[tensor.device].allocate(tensor.size)
 
-    def used(self, parent: _Tensor) -> None:
-        """One of those that need it has it; the last one frees it."""
+    def release(self, parent: _Tensor) -> None:
+        """Count one use of a tensor; the last one frees its memory."""
         parent.n_children -= 1
         if parent.n_children or parent.n_views:
             return
@@ -331,34 +405,37 @@ class _Allocator:
         if parent.root is not None:
             owner = parent.root
             owner.n_views -= 1
-        if owner.held and not owner.n_views and not owner.n_children:
-            owner.held = False
-            self.spaces[owner.place].give(owner.address, owner.size)
+        if owner.is_allocated and not owner.n_views and not owner.n_children:
+            owner.is_allocated = False
+            self.buffers[owner.device].free(owner.address, owner.size)
 
 
-def _with_copies(nodes: Iterable[_Tensor]) -> list[_Tensor]:
-    """The nodes with copies of what comes from the other device, each at the start of the run that needs it first."""
+def _with_copies(operations: Iterable[_Tensor]) -> list[_Tensor]:
+    """Return the operations with copies of what comes from the other device.
+
+    Each copy is made at the start of the run of operations on one device that first needs it.
+    """
     copies: dict[tuple[int, int], _Tensor] = {}
-    out: list[_Tensor] = []
+    done: list[_Tensor] = []
     run: list[_Tensor] = []
-    begun: list[_Tensor] = []
-    place: int | None = None
-    for node in nodes:
-        # A view goes nowhere by itself.
-        if node.root is None and node.place != place:
-            out += begun + run
-            run, begun, place = [], [], node.place
-        for index, parent in enumerate(node.parents):
-            if node.root is not None or parent.place == node.place:
+    run_copies: list[_Tensor] = []
+    device: int | None = None
+    for tensor in operations:
+        # A view does not start a run.
+        if tensor.root is None and tensor.device != device:
+            done += run_copies + run
+            run, run_copies, device = [], [], tensor.device
+        for index, parent in enumerate(tensor.parents):
+            if tensor.root is not None or parent.device == tensor.device:
                 continue
-            key = id(parent), node.place
+            key = id(parent), tensor.device
             if key not in copies:
-                copies[key] = _Tensor((parent.root or parent).size, (), node.place)
-                begun += [_Tensor(0, [parent], parent.place), copies[key]]
-            node.over = [copies[key] if over is parent else over for over in node.over]
-            node.parents[index] = copies[key]
-        run.append(node)
-    return out + begun + run
+                copies[key] = _Tensor((parent.root or parent).size, (), tensor.device)
+                run_copies += [_Tensor(0, [parent], parent.device), copies[key]]
+            tensor.in_place = [copies[key] if other is parent else other for other in tensor.in_place]
+            tensor.parents[index] = copies[key]
+        run.append(tensor)
+    return done + run_copies + run
 
 
 def _aligned(size: int) -> int:

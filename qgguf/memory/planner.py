@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from qgguf.errors import BudgetError, OptionError
-from qgguf.memory.compute_buffer import Pass, scratch_bytes
+from qgguf.memory.compute_buffer import GraphShape, compute_buffer_bytes
 from qgguf.option_values import LEAST_MAX_TOKENS
 from qgguf.units import in_gigabytes
 
@@ -258,7 +258,7 @@ def parts_of(
     if sizes.causal and not sizes.output_bytes and sizes.input_type in copied:
         repacked_bytes += sizes.input_bytes
     kv_layer = kv_bytes(sizes, settings.kv_type, cells_of(sizes, settings), n_layers=1)
-    host_scratch, gpu_scratch = _scratch(sizes, settings)
+    cpu_buffer, gpu_buffer = _compute_buffer(sizes, settings)
     rows = settings.n_sequences if sizes.last_rows else max(settings.cells, settings.n_sequences)
     head_on_gpu = _output_on_gpu(sizes, settings)
     parts = [
@@ -267,7 +267,7 @@ def parts_of(
         Part("layers repacked (CPU)", "CPU", repacked_bytes),
         Part("output matrix", "GPU" if head_on_gpu else "CPU", sizes.output_bytes, mapped=not head_on_gpu),
         Part("KV cache (CPU)", "CPU", settings.lanes * n_host * kv_layer),
-        Part("compute buffer (CPU)", "CPU", settings.lanes * host_scratch),
+        Part("compute buffer (CPU)", "CPU", settings.lanes * cpu_buffer),
         Part("outputs", "CPU", settings.lanes * output_bytes(sizes, rows)),
         Part("program and vocabulary", "CPU", PROGRAM_BYTES + BYTES_PER_TOKEN_NAME * sizes.vocab_size),
     ]
@@ -278,7 +278,7 @@ def parts_of(
             Part("layers (GPU)", "GPU", sum(sum(layer.values()) for layer in gpu_layers)),
             Part("output norm", "GPU", sizes.output_norm_bytes),
             Part("KV cache (GPU)", "GPU", settings.lanes * n_gpu * kv_layer),
-            Part("compute buffer (GPU)", "GPU", settings.lanes * gpu_scratch),
+            Part("compute buffer (GPU)", "GPU", settings.lanes * gpu_buffer),
             Part("kernels' working copies", "GPU", settings.lanes * _working_bytes(sizes, settings)),
             Part("driver", "GPU", gpu_context_bytes),
         ]
@@ -345,36 +345,34 @@ def _output_on_gpu(sizes: ModelSizes, settings: Settings) -> bool:
     return bool(settings.n_gpu_layers) and sizes.causal and not sizes.last_rows
 
 
-def _scratch(sizes: ModelSizes, settings: Settings) -> tuple[int, int]:
-    """(host, GPU): the larger of a full micro-batch and of one token for each sequence; llama.cpp reserves both."""
-    sequences, found = settings.n_sequences, [0, 0]
+def _compute_buffer(sizes: ModelSizes, settings: Settings) -> tuple[int, int]:
+    """Return the bytes of the compute buffer: (on the CPU, on the GPU)."""
+    sequences = settings.n_sequences
+    # llama.cpp reserves the larger of a full micro-batch and of one token for each sequence.
+    buffers = []
     for tokens in (settings.micro_batch, sequences):
-        outputs = min(tokens, sequences) if sizes.last_rows else tokens
-        tokens = -(-tokens // sequences) * sequences
-        host, gpu = scratch_bytes(
-            Pass(
-                encoder=not sizes.causal,
-                gated=sizes.gated,
-                dims=sizes.dims,
-                queries=sizes.n_heads * sizes.head_dim,
-                keys=sizes.n_kv_heads * sizes.head_dim,
-                ffn=sizes.ffn,
-                vocab=sizes.vocab_size,
-                tokens=tokens,
-                outputs=outputs,
-                cells=cells_of(sizes, settings),
-                rotation=0 if settings.kv_type == "f16" else _rotation(sizes.head_dim),
-                pooled=0 if sizes.last_rows else sequences,
-                means=sizes.means,
-                # Further layers change nothing, see scratch.py.
-                host_layers=min(sizes.n_layers - settings.n_gpu_layers, 4),
-                gpu_layers=min(settings.n_gpu_layers, 4),
-                output_on_gpu=_output_on_gpu(sizes, settings),
-                half_copies=True,
-            )
+        shape = GraphShape(
+            encoder=not sizes.causal,
+            gated=sizes.gated,
+            dims=sizes.dims,
+            queries=sizes.n_heads * sizes.head_dim,
+            keys=sizes.n_kv_heads * sizes.head_dim,
+            ffn=sizes.ffn,
+            vocab=sizes.vocab_size,
+            tokens=_rounded_up(tokens, sequences),
+            outputs=min(tokens, sequences) if sizes.last_rows else tokens,
+            cells=cells_of(sizes, settings),
+            rotation=0 if settings.kv_type == "f16" else _rotation(sizes.head_dim),
+            pooled=0 if sizes.last_rows else sequences,
+            means=sizes.means,
+            cpu_layers=sizes.n_layers - settings.n_gpu_layers,
+            gpu_layers=settings.n_gpu_layers,
+            output_on_gpu=_output_on_gpu(sizes, settings),
+            half_copies=True,
         )
-        found = [max(found[0], host), max(found[1], gpu)]
-    return found[0], found[1]
+        buffers.append(compute_buffer_bytes(shape))
+    on_cpu, on_gpu = map(max, *buffers)
+    return on_cpu, on_gpu
 
 
 def _rotation(head_dim: int) -> int:
