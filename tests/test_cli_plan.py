@@ -77,6 +77,18 @@ def test_an_encoder(tmp_path: Path, minilm_q8: Path):
     assert answer["larger"] is None
 
 
+def test_estimated_compute_buffer_is_reported(small: Path, tmp_path: Path):
+    """One line in plan and inspect, and a field in their JSON, for an architecture whose graph is not modelled."""
+    other = tmp_path / "other.gguf"
+    other.write_bytes(small.read_bytes().replace(b"qwen3", b"qwen2"))
+    for path, is_exact in ((small, True), (other, False)):
+        for command in ("plan", "inspect"):
+            shown = qgguf(command, str(path), home=tmp_path).stdout.decode()
+            assert ("estimated, with a margin of 15 %" in shown) != is_exact
+            answer = json.loads(qgguf(command, str(path), "--json", home=tmp_path).stdout)
+            assert answer["exact_compute_buffer"] is is_exact
+
+
 @pytest.mark.parametrize("words", [["--vram", "200MB"], ["--ram", "100MB"], ["--vram", "3GB", "--ram", "10MB"]])
 def test_nothing_fits_is_one_line(model_4b: Path, words: list[str], tmp_path: Path):
     """Exit 1, with what is needed."""

@@ -140,6 +140,19 @@ def test_what_is_given_up_in_which_order(sizes_4b: ModelSizes):
     assert {item[1] for item in firsts if item[0] < 36} == {8192}
 
 
+def test_compute_buffer_of_other_graphs_has_a_margin(sizes_4b: ModelSizes):
+    """15 % more than the modelled graph needs, on both devices, and nothing else changes; the plan reports it."""
+    request = PlanRequest(vram=GPU_BUDGET, max_tokens=32768)
+    exact = plan(sizes_4b, request)
+    assert exact.exact_compute_buffer and 0 < exact.n_gpu_layers < 36
+    unknown = replace(sizes_4b, exact_compute_buffer=False)
+    expected, with_margin = by_name(exact), by_name(replace(exact, parts=parts_of(unknown, exact.settings)))
+    for name in ("compute buffer (CPU)", "compute buffer (GPU)"):
+        assert with_margin.pop(name) / expected.pop(name) == pytest.approx(1.15, abs=1e-6)
+    assert with_margin == expected
+    assert not plan(unknown, request).exact_compute_buffer
+
+
 # For any model and any budget
 
 powers = st.sampled_from([1, 2, 4, 8])
@@ -163,6 +176,7 @@ def models(draw: st.DrawFn) -> ModelSizes:
         default_tokens=draw(st.sampled_from([256, 512, 8192])),
         causal=causal,
         last_rows=causal and draw(st.booleans()),
+        exact_compute_buffer=draw(st.booleans()),
         means=draw(st.booleans()),
         gated=draw(st.booleans()),
         layers=tuple([draw(layer)] * n_layers),

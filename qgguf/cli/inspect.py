@@ -44,6 +44,8 @@ def _as_dict(spec: "ModelSpec", path: Path) -> dict[str, Any]:
 
 
 def _rows(spec: "ModelSpec", path: Path) -> list[tuple[str, str]]:
+    from qgguf.memory.planner import COMPUTE_BUFFER_NOTE
+
     attention = "causal" if spec.causal else "both ways"
     rows = [
         ("model", spec.name),
@@ -56,6 +58,8 @@ def _rows(spec: "ModelSpec", path: Path) -> list[tuple[str, str]]:
         ("end token", f"{spec.end_token} ({spec.end_token_id})" if spec.end_token_id is not None else "none"),
         ("prompts", _prompts(spec)),
     ]
+    if not spec.exact_compute_buffer:
+        rows.append(("memory plan", f"compute buffer: {COMPUTE_BUFFER_NOTE}"))
     if spec.instruction_template:
         rows.append(("instruction", _quoted(spec.instruction_template)))
     if spec.source_repo:

@@ -125,6 +125,8 @@ def _letter(name: str) -> str:
 
 
 def _show_settings(found: "Plan") -> None:
+    from qgguf.memory.planner import COMPUTE_BUFFER_NOTE
+
     settings = found.settings
     rows = [
         ("layers on the GPU", f"{settings.n_gpu_layers} of {found.n_layers}"),
@@ -136,6 +138,8 @@ def _show_settings(found: "Plan") -> None:
         ),
         ("costs", "\n".join(found.costs) or "nothing"),
     ]
+    if not found.exact_compute_buffer:
+        rows.append(("compute buffer", COMPUTE_BUFFER_NOTE))
     for name, value in rows:
         for number, line in enumerate(value.split("\n")):
             click.echo(f"{name if number == 0 else '':<20}{line}")
@@ -178,6 +182,7 @@ def _as_dict(
         **_summary(found),
         "parts": parts,
         "costs": list(found.costs),
+        "exact_compute_buffer": found.exact_compute_buffer,
         "larger": larger and _summary(larger),
         "smaller": smaller and _summary(smaller),
     }

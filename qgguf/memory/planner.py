@@ -10,8 +10,8 @@ An example: two layers of 1 MB that see 2048 tokens (2304 KV cells, those for pr
 
 >>> tiny = ModelSizes(
 ...     n_layers=2, dims=256, n_heads=4, n_kv_heads=2, head_dim=64, ffn=768, vocab_size=1000, context_length=4096,
-...     default_tokens=2048, causal=True, last_rows=True, layers=({"Q8_0": 1_000_000}, {"Q8_0": 1_000_000}),
-...     input_bytes=272_000, output_norm_bytes=1024)
+...     default_tokens=2048, causal=True, last_rows=True, exact_compute_buffer=True,
+...     layers=({"Q8_0": 1_000_000}, {"Q8_0": 1_000_000}), input_bytes=272_000, output_norm_bytes=1024)
 >>> plan(tiny, PlanRequest(vram=240_000_000)).n_gpu_layers
 2
 
@@ -52,6 +52,14 @@ _REPACKED_ON_ARM = REPACKED | {"Q5_K", "Q6_K", "Q8_0"}
 GPU_CONTEXT_BYTES = 200 << 20
 """What a driver takes for a process before its first tensor: an assumption for CUDA, not measured yet."""
 
+COMPUTE_BUFFER_MARGIN = 0.15
+"""Share that is added to the compute buffer of a model whose graph `memory.compute_buffer` does not model."""
+
+COMPUTE_BUFFER_NOTE = (
+    f"estimated, with a margin of {100 * COMPUTE_BUFFER_MARGIN:.0f} %: the graph of this architecture is not modelled"
+)
+"""The line that users see where the margin applies."""
+
 PROGRAM_BYTES = 120_000_000
 """Interpreter, numpy and llama.cpp."""
 
@@ -89,6 +97,7 @@ class ModelSizes:
     default_tokens     longest text where the user names no limit
     causal             decoder with a KV cache; else an encoder
     last_rows          a text's vector is its last token's row, so that texts may be split and few rows leave the model
+    exact_compute_buffer  memory.compute_buffer models this model's graph; else the planner adds a margin
     means              llama.cpp pools by the mean; only where not last_rows
     gated              the feed-forward part has a gate
     layers             for each layer: type of its matrices -> bytes; norms and biases are under "other"
@@ -109,6 +118,7 @@ class ModelSizes:
     default_tokens: int
     causal: bool
     last_rows: bool
+    exact_compute_buffer: bool
     layers: tuple[Mapping[str, int], ...]
     input_bytes: int
     output_norm_bytes: int
@@ -167,6 +177,7 @@ class Plan:
     parts         bytes by name; names are unique
     costs         what the settings give up against the best ones, a sentence each
     fits_ram      False: the system must read some weights from the file again and again
+    exact_compute_buffer  False: the compute buffer is an estimate, with COMPUTE_BUFFER_MARGIN
     """
 
     settings: Settings
@@ -174,6 +185,7 @@ class Plan:
     parts: tuple[Part, ...]
     costs: tuple[str, ...] = ()
     fits_ram: bool = True
+    exact_compute_buffer: bool = True
 
     @property
     def n_gpu_layers(self) -> int:
@@ -371,7 +383,8 @@ def _compute_buffer(sizes: ModelSizes, settings: Settings) -> tuple[int, int]:
             half_copies=True,
         )
         buffers.append(compute_buffer_bytes(shape))
-    on_cpu, on_gpu = map(max, *buffers)
+    margin = 0 if sizes.exact_compute_buffer else COMPUTE_BUFFER_MARGIN
+    on_cpu, on_gpu = (int(max(sizes_bytes) * (1 + margin)) for sizes_bytes in zip(*buffers, strict=True))
     return on_cpu, on_gpu
 
 
@@ -523,7 +536,7 @@ def _candidates(
 ) -> list[Plan]:
     """Return plans with these numbers of layers on the GPU, the best first; their parts are not computed yet."""
     candidates = [
-        Plan(settings, sizes.n_layers, (), fits_ram=fits)
+        Plan(settings, sizes.n_layers, (), fits_ram=fits, exact_compute_buffer=sizes.exact_compute_buffer)
         for fits, n_layers in product(fits_ram, n_gpu)
         for settings in _settings(sizes, request, n_layers, repack=fits and _repacks(sizes, request))
     ]

@@ -145,6 +145,7 @@ def sizes_of(header: Header, spec: ModelSpec) -> ModelSizes:
         default_tokens=min(spec.max_tokens or DEFAULT_MAX_TOKENS, spec.context_length),
         causal=spec.causal,
         last_rows=spec.pools_last_row(),
+        exact_compute_buffer=spec.exact_compute_buffer,
         means=spec.pooling is Pooling.MEAN,
         gated=gated,
         layers=tuple(dict(layer) for layer in layers),
