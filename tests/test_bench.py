@@ -1,4 +1,4 @@
-"""`qgguf bench`: figures hang together, texts are as they are said to be. No test looks at how fast it was."""
+"""Benchmarks: figures are consistent and sample texts as described. No test depends on the speed."""
 
 import itertools
 import json
@@ -22,14 +22,14 @@ from tests.support.processes import qgguf
 
 @pytest.fixture(scope="module")
 def measured(small_qwen3: Path) -> tuple[Figures, list[tuple[int, int]]]:
-    """Figures of a short run, and the steps that it told of."""
+    """Return the figures of a short run, and its progress."""
     steps: list[tuple[int, int]] = []
     figures = measure(small_qwen3, seconds=0.5, threads=1, on_progress=lambda *step: steps.append(step))
     return figures, steps
 
 
-def test_figures_hang_together(measured: tuple[Figures, list[tuple[int, int]]], small_qwen3: Path):
-    """Rates follow from texts, tokens and seconds, and the tokens are those of the model's tokenizer."""
+def test_figures_are_consistent(measured: tuple[Figures, list[tuple[int, int]]], small_qwen3: Path):
+    """Rates follow from texts, tokens and seconds, with tokens as the model's tokenizer counts them."""
     figures, _ = measured
     assert figures.model["size_bytes"] == small_qwen3.stat().st_size
     assert (figures.threads, figures.device, figures.strategy) == (1, "cpu", "last_rows")
@@ -43,7 +43,7 @@ def test_figures_hang_together(measured: tuple[Figures, list[tuple[int, int]]], 
     assert min(figures.documents.n_texts) >= LEAST_TEXTS
     assert len(figures.one_query.seconds) >= LEAST_QUERIES
     assert 0 < figures.one_query.median <= figures.one_query.p95 <= max(figures.one_query.seconds)
-    # The first round's texts come after those of the pilot; the queries' tokens hold the prompt.
+    # The first round's texts follow those of the trial; the queries' tokens include the prompt.
     with Embedder(small_qwen3) as model:
         documents = itertools.islice(sample_texts.documents(), 2 + LEAST_TEXTS, None)
         first = list(itertools.islice(documents, figures.documents.n_texts[0]))
@@ -53,19 +53,20 @@ def test_figures_hang_together(measured: tuple[Figures, list[tuple[int, int]]], 
         assert min(figures.queries.n_tokens) > prompt * figures.queries.n_texts[0]
 
 
-def test_progress_goes_to_the_end(measured: tuple[Figures, list[tuple[int, int]]]):
+def test_progress_ends_at_the_total(measured: tuple[Figures, list[tuple[int, int]]]):
+    """Each step is reported once."""
     assert measured[1] == [(done, STEPS) for done in range(STEPS + 1)]
 
 
-def test_an_encoder_is_measured_too(minilm_q8: Path):
-    """No prompt, no KV cache, 512 positions."""
+def test_encoder_is_measured(minilm_q8: Path):
+    """An encoder without prompts and KV cache, for at most 512 tokens."""
     figures = measure(minilm_q8, seconds=0.2)
     assert (figures.strategy, figures.query_prompt) == ("plain", None)
     assert figures.raw.tokens_per_second > 0 and figures.raw_share > 0
 
 
-def test_texts_of_ones_own(small_qwen3: Path, tmp_path: Path):
-    """Every round takes the same first lines; long ones count as far as they are computed."""
+def test_own_texts_are_measured(small_qwen3: Path, tmp_path: Path):
+    """Every round takes the same first texts; long texts count up to the token limit."""
     texts = ["é 한 😉", "two", "three"]
     figures = measure(small_qwen3, texts=texts, seconds=0.1)
     with Embedder(small_qwen3) as model:
@@ -74,22 +75,23 @@ def test_texts_of_ones_own(small_qwen3: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("options", [{"texts": []}, {"seconds": 0}, {"seconds": float("nan")}])
-def test_what_cannot_be_measured_is_refused(options: dict[str, object], small_qwen3: Path):
+def test_invalid_options_are_refused(options: dict[str, object], small_qwen3: Path):
+    """No texts, and seconds that are not above 0."""
     with pytest.raises(OptionError):
         measure(small_qwen3, **options)  # type: ignore[arg-type]
 
 
-def test_command(small_qwen3: Path, tmp_path: Path):
-    """A table for people, one JSON object for programs, with a FILE's texts; an empty FILE is wrong usage."""
+def test_bench_command(small_qwen3: Path, tmp_path: Path):
+    """`qgguf bench` prints a table or a JSON object; a FILE without texts is a usage error."""
     (tmp_path / "é.txt").write_text("first é\nsecond 한\n\n", "utf-8")
     common = ["bench", str(small_qwen3), "--texts", "é.txt", "--seconds", "0.1", "--threads", "1"]
     table = qgguf(*common, home=tmp_path)
     assert (table.returncode, table.stderr) == (0, b"")
     words = [line.split()[0] for line in table.stdout.decode().splitlines()]
     assert words == "model machine versions runs opened documents queries one raw reached peak".split()
-    said = qgguf(*common, "--json", home=tmp_path)
-    assert (said.returncode, said.stderr) == (0, b"")
-    (line,) = said.stdout.decode().splitlines()
+    done = qgguf(*common, "--json", home=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    (line,) = done.stdout.decode().splitlines()
     figures = json.loads(line)
     assert figures["documents"]["n_texts"] == [3] * ROUNDS
     assert figures["machine"]["cores"] == this_machine().cores
@@ -102,8 +104,8 @@ def test_command(small_qwen3: Path, tmp_path: Path):
     assert refused.returncode == 2 and b"none.txt has no texts" in refused.stderr
 
 
-def test_a_raw_pass_computes(small_qwen3: Path):
-    """Twice the same work; closed, it says so in place of crashing; the model may go out of sight before it."""
+def test_prompt_speed_is_measured(small_qwen3: Path):
+    """It can be measured again until it is closed, and keeps its model open."""
     passes = RawPass(NativeModel(small_qwen3, read_spec(small_qwen3), "cpu"), threads=1)
     assert passes.seconds() > 0 and passes.seconds() > 0
     passes.close()
@@ -111,18 +113,18 @@ def test_a_raw_pass_computes(small_qwen3: Path):
         passes.seconds()
 
 
-def test_memory_is_measured():
-    """The peak is not below now, and 64 MB more are seen."""
+def test_process_memory_is_measured():
+    """An array of 64 MB is seen, and the peak is not below it."""
     if resident_bytes() is None:
-        pytest.skip("this system does not say")
+        pytest.skip("unknown on this system")
     before = resident_bytes()
     block = np.ones(64_000_000, np.uint8)
     assert resident_bytes() - before > 32_000_000 and peak_resident_bytes() >= len(block)
     del block
 
 
-def test_documents_are_as_they_are_said_to_be(qwen3_f16: Path):
-    """10 to 150 tokens, all different, the same every time, hardly anything shared; é, 한 and 😉 are among them."""
+def test_documents_have_the_stated_lengths(qwen3_f16: Path):
+    """10 to 150 tokens, all different, repeatable, with hardly any shared beginnings."""
     texts = list(itertools.islice(sample_texts.documents(), 600))
     assert len(set(texts)) == 600 and texts == list(itertools.islice(sample_texts.documents(), 600))
     assert texts != list(itertools.islice(sample_texts.documents(1), 600))
@@ -136,8 +138,8 @@ def test_documents_are_as_they_are_said_to_be(qwen3_f16: Path):
     assert shared < 0.05 * n_tokens.sum()
 
 
-def test_short_texts_and_queries_are_short():
-    """3 to 10 words, and questions of up to 9; none twice."""
+def test_short_texts_and_queries_have_the_stated_lengths():
+    """3 to 10 words, and questions of up to 9; all different."""
     for texts, most in ((sample_texts.short_texts(), 10), (sample_texts.queries(), 9)):
         some = list(itertools.islice(texts, 5000))
         assert len(set(some)) == 5000

@@ -183,7 +183,7 @@ def test_texts_are_utf8_whatever_the_locale(
         (["similarity"], "Missing argument"),
         (["nonsense"], "No such command"),
         (["pull"], "Missing argument"),
-        (["pull", "there.txt"], "is a file on this disk already"),
+        (["pull", "there.txt"], "is a file on this machine"),
     ],
 )
 def test_wrong_usage_exits_2(arguments: list[str], words: str, tmp_path: Path):
@@ -198,7 +198,7 @@ def test_wrong_usage_exits_2(arguments: list[str], words: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-m", "no-such.gguf", "x"], "No file no-such.gguf"),
+        (["-m", "no-such.gguf", "x"], "There is no file no-such.gguf"),
         (["-m", "there.txt", "x"], "there.txt is not a GGUF file"),
         (["x"], "No model is here. Fetch one: qgguf pull"),
         (["-m", "MODEL", "--prompt-name", "nonsense", "x"], "No prompt named 'nonsense'"),

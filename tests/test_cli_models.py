@@ -1,4 +1,4 @@
-"""`qgguf inspect`, `pull`, `list`, `rm` and `convert` as a user runs them."""
+"""The commands `qgguf inspect`, `pull`, `list`, `rm` and `convert`, run as a user runs them."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qgguf.model.from_gguf import read_spec
-from tests.support.hub_server import COMMIT, Hub, Repo, serve, silence
+from tests.support.hub_server import COMMIT, Hub, Repo, serve, silent_server
 from tests.support.processes import qgguf, qgguf_in_terminal
 
 terminal = pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals here")
@@ -25,8 +25,8 @@ def hub(minilm_q8: Path) -> Iterator[Hub]:
 # inspect
 
 
-def test_inspect_shows_what_a_model_is(minilm_q8: Path, tmp_path: Path):
-    """Name, file, weights, dims, tokens, pooling, end token, prompts and what was corrected, a line each."""
+def test_inspect_describes_a_model(minilm_q8: Path, tmp_path: Path):
+    """Name, file, weights, dims, tokens, pooling, end token, prompts and corrections, a line each."""
     done = qgguf("inspect", str(minilm_q8), home=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
     rows = {line[:14].strip(): line[14:] for line in done.stdout.decode().splitlines()}
@@ -41,15 +41,15 @@ def test_inspect_shows_what_a_model_is(minilm_q8: Path, tmp_path: Path):
 
 
 def test_inspect_shows_prompts_and_dims_of_qwen3(small_qwen3: Path, tmp_path: Path):
-    """Instruction models show their prompts in full, with line ends made visible."""
+    """Prompts of instruction models are shown in full, with escaped line ends."""
     shown = qgguf("inspect", str(small_qwen3), home=tmp_path).stdout.decode()
     assert "attention causal" in shown and "(--dim)" in shown and "pooling       last" in shown
     assert '"Instruct: {instruction}\\nQuery:"' in shown
     assert '"Instruct: Given a web search query, retrieve relevant passages that answer the query\\nQuery:"' in shown
 
 
-def test_inspect_json_is_the_whole_spec(small_qwen3: Path, tmp_path: Path):
-    """Every field of ModelSpec, for programs."""
+def test_inspect_json_has_every_field(small_qwen3: Path, tmp_path: Path):
+    """The JSON object has every field of ModelSpec."""
     answer = json.loads(qgguf("inspect", "--json", str(small_qwen3), home=tmp_path).stdout)
     spec = read_spec(small_qwen3)
     assert answer["path"] == str(small_qwen3)
@@ -58,16 +58,16 @@ def test_inspect_json_is_the_whole_spec(small_qwen3: Path, tmp_path: Path):
     assert answer["mrl_dims"] == list(spec.mrl_dims or ())
 
 
-def test_inspect_fetches_nothing(tmp_path: Path, hub: Hub):
-    """A model that is not here is not downloaded for a look at it."""
+def test_inspect_downloads_nothing(tmp_path: Path, hub: Hub):
+    """A model that is not on this machine is an error, without a request."""
     done = qgguf("inspect", "me/MiniLM-GGUF:Q8_0", home=tmp_path, HF_ENDPOINT=hub.url)
     assert done.returncode == 1 and b"Fetch it: qgguf pull me/MiniLM-GGUF:Q8_0" in done.stderr
     assert hub.requests == []
 
 
 @pytest.mark.parametrize("data", [b"", b"GGUF", b"GGUF\3\0\0\0" + b"\xff" * 16], ids=["empty", "cut", "hostile"])
-def test_inspect_of_a_broken_file_is_one_line(data: bytes, tmp_path: Path):
-    """A file that is no model is told as such."""
+def test_inspect_of_an_invalid_file_is_one_line(data: bytes, tmp_path: Path):
+    """A file that is not a GGUF is one line on stderr."""
     (tmp_path / "x.gguf").write_bytes(data)
     done = qgguf("inspect", "x.gguf", home=tmp_path)
     assert done.returncode == 1 and done.stderr.startswith(b"Error: ") and len(done.stderr.splitlines()) == 1
@@ -77,12 +77,12 @@ def test_inspect_of_a_broken_file_is_one_line(data: bytes, tmp_path: Path):
 
 
 def test_pull_list_embed_rm(tmp_path: Path, hub: Hub, minilm_q8: Path):
-    """A model's life: fetched, listed, used without being named, deleted with its bytes."""
+    """A model is pulled, listed, used as the default, and removed with its blob."""
     settings = {"HF_ENDPOINT": hub.url}
     pulled = qgguf("pull", "me/MiniLM-GGUF:q8_0", home=tmp_path, **settings)
     path = tmp_path / f"hub/models--me--MiniLM-GGUF/snapshots/{COMMIT}/minilm-Q8_0.gguf"
     size = f"{minilm_q8.stat().st_size / 1e6:.1f} MB"
-    assert pulled.stdout.decode() == f"me/MiniLM-GGUF:q8_0 is here, {size}, checked: {path}\n"
+    assert pulled.stdout.decode() == f"me/MiniLM-GGUF:q8_0 is ready ({size}, checksum verified): {path}\n"
     assert (pulled.returncode, pulled.stderr) == (0, b"")
 
     name = "me/MiniLM-GGUF/minilm-Q8_0.gguf"
@@ -96,13 +96,13 @@ def test_pull_list_embed_rm(tmp_path: Path, hub: Hub, minilm_q8: Path):
     assert hub.requests == []
 
     removed = qgguf("rm", name, home=tmp_path, **settings)
-    assert removed.stdout.decode() == f"{name} is deleted, {size} are free again.\n"
+    assert removed.stdout.decode() == f"Deleted {name} ({size}).\n"
     assert not (tmp_path / "hub/models--me--MiniLM-GGUF").exists()
     assert b"No model is here" in qgguf("list", home=tmp_path, **settings).stdout
 
 
-def test_pull_again_checks_and_fetches_nothing(tmp_path: Path, hub: Hub):
-    """A file that is here is read again, not sent again; a damaged one is deleted and told, exit 1."""
+def test_second_pull_verifies_the_file(tmp_path: Path, hub: Hub):
+    """It downloads nothing; a damaged file is deleted, with exit code 1."""
     settings = {"HF_ENDPOINT": hub.url}
     qgguf("pull", "me/MiniLM-GGUF:Q8_0", home=tmp_path, **settings)
     hub.forget()
@@ -116,23 +116,23 @@ def test_pull_again_checks_and_fetches_nothing(tmp_path: Path, hub: Hub):
 
 
 @terminal
-def test_pull_shows_a_bar_and_goes_on_after_ctrl_c(tmp_path: Path, hub: Hub, minilm_q8: Path):
-    """The bar is on the terminal; Ctrl-C is one line; the second run sends the rest alone."""
-    hub.bytes_per_second = 8_000_000
+def test_pull_resumes_after_ctrl_c(tmp_path: Path, hub: Hub, minilm_q8: Path):
+    """The bar is on the terminal, Ctrl-C is one line, and the second run downloads the rest only."""
+    hub.bytes_per_second = 5_000_000
     arguments = ("pull", "me/MiniLM-GGUF:Q8_0")
     code, shown = qgguf_in_terminal(*arguments, home=tmp_path, until=b"B/s", keys=b"\x03", HF_ENDPOINT=hub.url)
     assert code == 130 and b"Fetching me/MiniLM-GGUF:Q8_0" in shown and b"Interrupted." in shown
     first = hub.sent_bytes
     hub.bytes_per_second = None
     code, shown = qgguf_in_terminal(*arguments, home=tmp_path, HF_ENDPOINT=hub.url)
-    assert code == 0 and b"is here" in shown
-    # What was on its way when the first run ended (socket buffers, one chunk) was sent twice.
+    assert code == 0 and b"is ready" in shown
+    # Bytes in socket buffers and in one chunk are sent twice.
     assert 0 < hub.sent_bytes - first < minilm_q8.stat().st_size and hub.ranges[-1].startswith("bytes=")
 
 
 @pytest.mark.parametrize("command", [["pull"], ["embed", "x", "-m"]])
-def test_no_network_is_one_line_in_seconds(command: list[str], tmp_path: Path):
-    """Nothing listens: exit 1, what to check, and how to do without the hub."""
+def test_missing_network_is_one_line(command: list[str], tmp_path: Path):
+    """Without a network: exit code 1, what to check, and how to work without the hub."""
     done = qgguf(*command, "qwen3-embedding-0.6b", home=tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     shown = done.stderr.decode()
     assert (done.returncode, done.stdout) == (1, b"") and len(shown.splitlines()) == 1
@@ -140,25 +140,25 @@ def test_no_network_is_one_line_in_seconds(command: list[str], tmp_path: Path):
 
 
 @terminal
-def test_ctrl_c_ends_the_wait_for_a_hub_that_never_answers(tmp_path: Path):
-    """Nobody has to wait for a timeout."""
-    with silence() as url:
+def test_ctrl_c_ends_the_wait_for_a_silent_hub(tmp_path: Path):
+    """Ctrl-C works at once, before the timeout."""
+    with silent_server() as url:
         code, shown = qgguf_in_terminal(
-            "-v", "pull", "qwen3-embedding-0.6b", home=tmp_path, until=b"asking", keys=b"\x03", HF_ENDPOINT=url
+            "-v", "pull", "qwen3-embedding-0.6b", home=tmp_path, until=b"requesting", keys=b"\x03", HF_ENDPOINT=url
         )
-    # A bar that nothing moves is not drawn, also not around the log line.
+    # Without progress there is no bar, not even around the log line.
     assert code == 130 and shown.splitlines()[-1] == b"Interrupted." and b"Fetching" not in shown
 
 
-def test_rm_of_what_is_not_listed(tmp_path: Path):
-    """Nothing but what `list` shows is ever deleted."""
+def test_rm_of_an_unlisted_file_is_refused(tmp_path: Path):
+    """Only models of `list` are deleted."""
     (tmp_path / "keep.txt").write_bytes(b"x")
     done = qgguf("rm", "keep.txt", home=tmp_path)
     assert done.returncode == 1 and b"not among the models here" in done.stderr and (tmp_path / "keep.txt").exists()
 
 
-def test_rm_of_ones_own_file_asks(tmp_path: Path):
-    """Without a terminal to ask on it is refused; --yes does it."""
+def test_rm_of_a_file_in_a_folder_needs_yes(tmp_path: Path):
+    """Without a terminal to ask on it is refused; --yes confirms."""
     own = tmp_path / "한 é.gguf"
     own.write_bytes(b"x")
     assert qgguf("rm", own.name, home=tmp_path).returncode == 2 and own.exists()
@@ -167,18 +167,18 @@ def test_rm_of_ones_own_file_asks(tmp_path: Path):
 
 @terminal
 @pytest.mark.parametrize("answer", ["y", "n"])
-def test_rm_takes_no_for_an_answer(answer: str, tmp_path: Path):
-    """On a terminal the question decides."""
+def test_rm_asks_on_a_terminal(answer: str, tmp_path: Path):
+    """The file is deleted only after a yes."""
     own = tmp_path / "x.gguf"
     own.write_bytes(b"x")
     keys = f"{answer}\n".encode()
     code, shown = qgguf_in_terminal("rm", own.name, home=tmp_path, until=b"[y/N]", keys=keys)
     assert code == 0 and own.exists() == (answer == "n")
-    assert (b"Nothing is deleted." in shown) == (answer == "n")
+    assert (b"Nothing was deleted." in shown) == (answer == "n")
 
 
-def test_list_shows_what_is_no_model_too(tmp_path: Path, minilm_q8: Path):
-    """Broken files are listed as such, so that they can be removed; wide names keep the columns."""
+def test_list_shows_invalid_files(tmp_path: Path, minilm_q8: Path):
+    """Invalid files are listed, so that they can be removed; wide characters keep the columns aligned."""
     (tmp_path / "한글.gguf").write_bytes(b"broken")
     (tmp_path / "a.gguf").symlink_to(minilm_q8)
     lines = qgguf("list", home=tmp_path).stdout.decode().splitlines()
@@ -193,8 +193,8 @@ def test_list_shows_what_is_no_model_too(tmp_path: Path, minilm_q8: Path):
 # convert
 
 
-def test_convert_makes_what_the_library_makes(small_qwen3_checkpoint: Path, small_qwen3: Path, tmp_path: Path):
-    """`qgguf convert` is the converter with its options; the next command is shown and works."""
+def test_convert_writes_the_same_file_as_the_library(small_qwen3_checkpoint: Path, small_qwen3: Path, tmp_path: Path):
+    """`qgguf convert` has the converter's options; the next command that it shows works."""
     done = qgguf("convert", str(small_qwen3_checkpoint), "--quant", "F16", "-o", "é.gguf", home=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
     assert (tmp_path / "é.gguf").read_bytes() == small_qwen3.read_bytes()
@@ -203,8 +203,8 @@ def test_convert_makes_what_the_library_makes(small_qwen3_checkpoint: Path, smal
     assert qgguf("embed", "-m", "é.gguf", "a text", home=tmp_path).returncode == 0
 
 
-def test_convert_names_its_file_itself(small_qwen3_checkpoint: Path, tmp_path: Path):
-    """Without -o the file is NAME-QUANT.gguf here; an existing one is kept unless --force says otherwise."""
+def test_convert_names_its_output(small_qwen3_checkpoint: Path, tmp_path: Path):
+    """Without -o the file is NAME-QUANT.gguf; an existing file is replaced with --force only."""
     shutil.copytree(small_qwen3_checkpoint, tmp_path / "My-Model")
     again = ["convert", "My-Model", "--quant", "Q8_0", "--threads", "1", "--token-embedding-type", "Q4_0"]
     assert qgguf(*again, home=tmp_path).returncode == 0
@@ -225,8 +225,8 @@ def test_convert_names_its_file_itself(small_qwen3_checkpoint: Path, tmp_path: P
         (["nobody/nothing"], "refused (401)"),
     ],
 )
-def test_convert_refuses_with_one_line(arguments: list[str], words: str, tmp_path: Path, hub: Hub):
-    """Exit 1, one line, nothing written."""
+def test_convert_error_is_one_line(arguments: list[str], words: str, tmp_path: Path, hub: Hub):
+    """Exit code 1, one line, and no file."""
     (tmp_path / "empty").mkdir()
     done = qgguf("convert", *arguments, home=tmp_path, HF_ENDPOINT=hub.url)
     shown = done.stderr.decode()
@@ -236,7 +236,7 @@ def test_convert_refuses_with_one_line(arguments: list[str], words: str, tmp_pat
 
 
 def test_convert_fetches_a_repository(small_qwen3_checkpoint: Path, tmp_path: Path, hub: Hub):
-    """owner/name comes from the hub; the file says which revision it was made of."""
+    """owner/name comes from the hub; the GGUF file records its revision."""
     files = [path for path in small_qwen3_checkpoint.rglob("*") if path.is_file()]
     named = {path.relative_to(small_qwen3_checkpoint).as_posix(): path.read_bytes() for path in files}
     hub.repos["me/Small"] = Repo(named)

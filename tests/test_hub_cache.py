@@ -1,4 +1,4 @@
-"""The models on this machine, and checkpoints: listing, removing, fetching what a conversion reads."""
+"""Models and checkpoints in the cache: listing, removing, fetching."""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def blobs(home: Path, repo: str = "me--m") -> int:
 
 
 def test_models_of_cache_and_folders_are_listed_by_name(tmp_path: Path, hub: Hub):
-    """The cache, ./models and the current folder; parts, projectors, other files and broken links are no models."""
+    """Parts, projectors, other files and broken links are left out; each listed name can be resolved."""
     (tmp_path / "models").mkdir()
     for name in ["models/é 한 😉.gguf", "b.GGUF", "b-00001-of-00002.gguf", "mmproj-b.gguf", "b.gguf.part", "b.txt"]:
         (tmp_path / name).write_bytes(b"x")
@@ -39,13 +39,13 @@ def test_models_of_cache_and_folders_are_listed_by_name(tmp_path: Path, hub: Hub
     assert hub.requests == []
 
 
-def test_an_empty_machine_has_no_models(tmp_path: Path, hub: Hub):
-    """No cache folder at all is an empty list."""
+def test_missing_cache_is_an_empty_list(tmp_path: Path, hub: Hub):
+    """Without a cache folder the list is empty."""
     assert ask_hub(NAMES, tmp_path / "new", hub.url)["answer"] == []
 
 
-def test_removing_one_file_keeps_its_neighbour(tmp_path: Path, hub: Hub):
-    """Its bytes are gone, the other file of the same snapshot still works; with the last one the repository goes."""
+def test_removing_one_file_keeps_the_other(tmp_path: Path, hub: Hub):
+    """The other file of the snapshot stays; with the last file the repository's folder goes."""
     for quant in ("Q8_0", "F16"):
         ask_hub(f"hub.resolve('me/m:{quant}')", tmp_path, hub.url)
     assert blobs(tmp_path) == 2
@@ -56,8 +56,8 @@ def test_removing_one_file_keeps_its_neighbour(tmp_path: Path, hub: Hub):
     assert not (tmp_path / "hub/models--me--m").exists()
 
 
-def test_removing_takes_a_file_out_of_every_revision(tmp_path: Path, hub: Hub):
-    """A name of the list means the file in each revision that is here; the repository's other files stay."""
+def test_removing_deletes_the_file_from_every_revision(tmp_path: Path, hub: Hub):
+    """Other files of the repository stay, and huggingface-hub's scan has no warnings."""
     ask_hub("hub.resolve('me/m:Q8_0')", tmp_path, hub.url)
     hub.repos["me/m"] = Repo({"m-Q8_0.gguf": MODEL + b"new", "README.md": b"ho"}, commit="f" * 40)
     ask_hub("hub.resolve('me/m:Q8_0', refresh=True)", tmp_path, hub.url)
@@ -70,8 +70,8 @@ def test_removing_takes_a_file_out_of_every_revision(tmp_path: Path, hub: Hub):
     assert ask_hub(scan, tmp_path, hub.url)["answer"] == []
 
 
-def test_a_blob_that_another_revision_shows_stays(tmp_path: Path, hub: Hub):
-    """Two names of one file's bytes: removing one name keeps the bytes for the other."""
+def test_blob_with_another_link_stays(tmp_path: Path, hub: Hub):
+    """If two names share one blob, removing one name keeps the blob."""
     hub.repos["me/m"] = Repo({"a-Q8_0.gguf": MODEL, "b-F16.gguf": MODEL})
     for quant in ("Q8_0", "F16"):
         ask_hub(f"hub.resolve('me/m:{quant}')", tmp_path, hub.url)
@@ -83,8 +83,8 @@ def test_a_blob_that_another_revision_shows_stays(tmp_path: Path, hub: Hub):
 
 
 @pytest.mark.parametrize("name", ["../keep.gguf", "keep.gguf", "me/m", "", "/etc/hostname", "models"])
-def test_nothing_is_removed_but_what_is_listed(name: str, tmp_path: Path, hub: Hub):
-    """A path, a repository or a folder is no name of the list."""
+def test_unlisted_name_is_not_removed(name: str, tmp_path: Path, hub: Hub):
+    """Paths, repositories and folders are not names of the list."""
     (tmp_path / "keep.gguf").write_bytes(b"x")
     home = tmp_path / "home"
     answer = ask_hub(f"hub.remove({name!r})", home, hub.url)
@@ -92,16 +92,16 @@ def test_nothing_is_removed_but_what_is_listed(name: str, tmp_path: Path, hub: H
     assert (tmp_path / "keep.gguf").exists()
 
 
-def test_a_file_of_a_folder_is_removed(tmp_path: Path, hub: Hub):
-    """What is listed from ./models can be removed too."""
+def test_file_in_a_folder_is_removed(tmp_path: Path, hub: Hub):
+    """A file listed from ./models can be removed."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "한.gguf").write_bytes(b"x")
     ask_hub("hub.remove('models/한.gguf')", tmp_path, hub.url)
     assert os.listdir(tmp_path / "models") == []
 
 
-def test_where_links_are_denied_the_file_itself_is_shown(tmp_path: Path, hub: Hub):
-    """Windows without the right to make links: fetched, listed, checked and removed all the same, once on the disk."""
+def test_cache_without_symbolic_links(tmp_path: Path, hub: Hub):
+    """On Windows without the right to make links, a file is stored once, in its snapshot."""
     denied = "from pathlib import Path\ndef deny(*_): raise OSError('no links here')\nPath.symlink_to = deny\n"
     path = Path(ask_hub("hub.resolve('me/m:Q8_0')", tmp_path, hub.url, before=denied)["answer"])
     assert path.read_bytes() == MODEL and not path.is_symlink() and blobs(tmp_path) == 0
@@ -141,21 +141,21 @@ OTHER = {
 }
 
 
-def test_a_checkpoint_has_what_a_conversion_reads_and_no_more(tmp_path: Path, hub: Hub):
-    """Weights in other formats are left where they are; the commit is told, progress ends at the whole."""
+def test_checkpoint_without_files_of_other_formats(tmp_path: Path, hub: Hub):
+    """Only the files of a conversion are fetched; progress ends at their total."""
     hub.repos["me/c"] = Repo(CHECKPOINT | OTHER)
     expression = "[*hub.fetch_checkpoint('me/c', on_progress=lambda *step: steps.append(step)), steps[-1]]"
     folder, commit, last = ask_hub(expression, tmp_path, hub.url, before="steps = []\n")["answer"]
     assert commit == COMMIT
-    found = [path for path in Path(folder).rglob("*") if path.is_file()]
-    assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in found} == CHECKPOINT
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
+    assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in files} == CHECKPOINT
     total = sum(map(len, CHECKPOINT.values()))
-    # Files of the same bytes ("{}") are fetched once.
+    # Files with equal content ("{}") are fetched once.
     assert last == [total, total] and total - 10 < hub.sent_bytes <= total
 
 
-def test_a_checkpoint_of_a_branch_is_that_of_its_commit(tmp_path: Path, hub: Hub):
-    """`revision` takes a branch; a second call fetches nothing; offline it is found by branch and by commit."""
+def test_checkpoint_of_a_branch_is_cached_by_commit(tmp_path: Path, hub: Hub):
+    """A second call fetches nothing; offline the checkpoint is found by branch and by commit."""
     hub.repos["me/c"] = Repo(CHECKPOINT, branches=("main", "feature/é"))
     first = ask_hub("hub.fetch_checkpoint('me/c', 'feature/é')", tmp_path, hub.url)["answer"]
     hub.forget()
@@ -169,29 +169,29 @@ def test_a_checkpoint_of_a_branch_is_that_of_its_commit(tmp_path: Path, hub: Hub
 @pytest.mark.parametrize(
     ("expression", "words"),
     [
-        ("hub.fetch_checkpoint('me/m')", "holds no *.safetensors weights"),
+        ("hub.fetch_checkpoint('me/m')", "has no *.safetensors weights"),
         ("hub.fetch_checkpoint('me/c', 'v9')", "not this revision"),
         ("hub.fetch_checkpoint('nobody/nothing')", "refused (401)"),
         ("hub.fetch_checkpoint('nothing')", "neither a folder nor a repository"),
         ("hub.fetch_checkpoint('../x')", "neither a folder nor a repository"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_had(expression: str, words: str, tmp_path: Path, hub: Hub):
-    """No weights, no such revision, no such repository, no name: one line each."""
+def test_unavailable_checkpoint_is_refused(expression: str, words: str, tmp_path: Path, hub: Hub):
+    """No weights, no such revision, no such repository, no valid name: one line each."""
     hub.repos["me/c"] = Repo(CHECKPOINT)
     answer = ask_hub(expression, tmp_path, hub.url)
     assert answer["error"] == "ModelNotFoundError" and words in answer["message"] and "\n" not in answer["message"]
 
 
-def test_a_damaged_small_file_is_found_out_too(tmp_path: Path, hub: Hub):
-    """Files without SHA-256 are checked against git's checksum."""
+def test_damaged_small_file_is_refused(tmp_path: Path, hub: Hub):
+    """Files without a SHA-256 are verified against git's checksum."""
     hub.repos["me/c"] = Repo(CHECKPOINT)
-    hub.lies["config.json"] = b'{"a": 2}'
+    hub.wrong_content["config.json"] = b'{"a": 2}'
     answer = ask_hub("hub.fetch_checkpoint('me/c')", tmp_path, hub.url)
     assert answer["error"] == "ChecksumError" and "git SHA-1" in answer["message"]
 
 
-def test_a_checkpoint_not_here_and_offline(tmp_path: Path, hub: Hub):
-    """Offline the message says where it was looked for."""
+def test_uncached_checkpoint_is_refused_offline(tmp_path: Path, hub: Hub):
+    """The message names the cache folder and HF_HUB_OFFLINE."""
     message = ask_hub("hub.fetch_checkpoint('me/c')", tmp_path, hub.url, HF_HUB_OFFLINE="1")["message"]
     assert message.startswith(f"me/c is not in {tmp_path / 'hub'}, and HF_HUB_OFFLINE")

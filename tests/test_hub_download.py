@@ -1,4 +1,4 @@
-"""Bytes from the hub: resumed, checked, explained; against a small hub on 127.0.0.1."""
+"""Downloads from a small hub on 127.0.0.1: resuming, verifying, and error messages."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from qgguf.errors import ModelNotFoundError
 from qgguf.hub.repository import RepoFile, is_clean
-from tests.support.hub_server import COMMIT, Hub, Repo, serve, silence
+from tests.support.hub_server import COMMIT, Hub, Repo, serve, silent_server
 from tests.support.processes import ask_hub, environment
 
 MODEL = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(100_000))
@@ -36,8 +36,8 @@ def files_of(home: Path) -> list[str]:
     return sorted(path.name for path in (home / "hub").rglob("*") if path.is_file() and path.suffix != ".lock")
 
 
-def test_a_killed_download_goes_on_where_it_stopped(tmp_path: Path, hub: Hub):
-    """After SIGKILL in the middle, a second run asks for the rest alone: the server sends each byte about once."""
+def test_killed_download_resumes(tmp_path: Path, hub: Hub):
+    """After SIGKILL the next run requests the rest only."""
     hub.bytes_per_second = 3_000_000
     process = subprocess.Popen(
         [sys.executable, "-c", f"from qgguf import hub; {FETCH}"], env=environment(tmp_path, HF_ENDPOINT=hub.url)
@@ -47,32 +47,32 @@ def test_a_killed_download_goes_on_where_it_stopped(tmp_path: Path, hub: Hub):
         time.sleep(0.02)
     process.kill()
     process.wait()
-    kept = part_of(tmp_path).stat().st_size
-    assert 500_000 < kept < len(MODEL)
+    n_bytes = part_of(tmp_path).stat().st_size
+    assert 500_000 < n_bytes < len(MODEL)
     sent = -1
-    while sent != hub.sent_bytes:  # until the server has noticed that nobody listens
+    while sent != hub.sent_bytes:  # until the server has noticed the closed connection
         sent = hub.sent_bytes
         time.sleep(0.3)
     hub.bytes_per_second = None
     hub.forget()
     path = Path(ask_hub(FETCH, tmp_path, hub.url)["answer"])
     assert path.read_bytes() == MODEL
-    assert hub.ranges == [f"bytes={kept}-"]
-    assert hub.sent_bytes == len(MODEL) - kept
+    assert hub.ranges == [f"bytes={n_bytes}-"]
+    assert hub.sent_bytes == len(MODEL) - n_bytes
 
 
-def test_a_lost_connection_is_taken_up_again(tmp_path: Path, hub: Hub):
-    """Two breaks in one run cost two more requests, for the rest each, and a warning."""
+def test_lost_connection_is_resumed(tmp_path: Path, hub: Hub):
+    """Two interruptions cost two more requests, each for the rest of the file."""
     hub.cut_after_bytes = [1_000_000, 1_500_000]
     path = Path(ask_hub(FETCH, tmp_path, hub.url, before="import logging; logging.basicConfig()\n")["answer"])
     assert path.read_bytes() == MODEL
-    assert len(hub.ranges) == 3 and hub.ranges[0] == "" and all(asked for asked in hub.ranges[1:])
-    # What was in a chunk of 64 KiB when the connection broke is sent again.
+    assert len(hub.ranges) == 3 and hub.ranges[0] == "" and all(hub.ranges[1:])
+    # The incomplete chunk of 64 KiB is sent again.
     assert len(MODEL) <= hub.sent_bytes <= len(MODEL) + 2 * 65536
 
 
-def test_a_hub_that_sends_nothing_new_is_given_up(tmp_path: Path, hub: Hub):
-    """A connection that breaks before its first byte, on first contact, is told at once."""
+def test_connection_lost_before_the_first_byte_is_an_error(tmp_path: Path, hub: Hub):
+    """The first connection is not retried."""
     hub.cut_after_bytes = [0] * 20
     started = time.monotonic()
     answer = ask_hub(FETCH, tmp_path, hub.url)
@@ -80,8 +80,8 @@ def test_a_hub_that_sends_nothing_new_is_given_up(tmp_path: Path, hub: Hub):
     assert len(hub.ranges) == 1 and time.monotonic() - started < 10
 
 
-def test_a_server_without_ranges_sends_all_again(tmp_path: Path, hub: Hub):
-    """A 200 to a request for the rest starts the file over, and the result is right."""
+def test_server_without_range_requests_starts_over(tmp_path: Path, hub: Hub):
+    """A response of 200 to a range request starts the file over."""
     part_of(tmp_path).parent.mkdir(parents=True)
     part_of(tmp_path).write_bytes(MODEL[:1_000_000])
     hub.ignores_range = True
@@ -90,8 +90,8 @@ def test_a_server_without_ranges_sends_all_again(tmp_path: Path, hub: Hub):
 
 
 @pytest.mark.parametrize("there", [MODEL + b"x", MODEL], ids=["too long", "whole"])
-def test_a_part_as_long_as_the_file_or_longer(there: bytes, tmp_path: Path, hub: Hub):
-    """A whole part is only checked; one that is too long is of no use."""
+def test_partial_file_of_full_length_or_more(there: bytes, tmp_path: Path, hub: Hub):
+    """A complete partial file is only verified; a longer one is downloaded again."""
     part_of(tmp_path).parent.mkdir(parents=True)
     part_of(tmp_path).write_bytes(there)
     assert Path(ask_hub(FETCH, tmp_path, hub.url)["answer"]).read_bytes() == MODEL
@@ -99,8 +99,8 @@ def test_a_part_as_long_as_the_file_or_longer(there: bytes, tmp_path: Path, hub:
 
 
 @pytest.mark.parametrize("there", [MODEL + b"x", MODEL], ids=["too long", "whole"])
-def test_a_whole_part_of_unknown_length(there: bytes, tmp_path: Path, hub: Hub):
-    """Where only the checksum is published, the server's word on the length decides what a part is worth."""
+def test_partial_file_of_unknown_length(there: bytes, tmp_path: Path, hub: Hub):
+    """Without a published size, the server's length decides whether a partial file is complete."""
     part_of(tmp_path).parent.mkdir(parents=True)
     part_of(tmp_path).write_bytes(there)
     pinned = f"PublishedModel('me/m', {COMMIT!r}, 'Q8_0', {{'Q8_0': PublishedFile('m-Q8_0.gguf', None, {CHECKSUM!r})}})"
@@ -110,8 +110,8 @@ def test_a_whole_part_of_unknown_length(there: bytes, tmp_path: Path, hub: Hub):
     assert hub.ranges[0] == f"bytes={len(there)}-"
 
 
-def test_a_spoilt_part_is_found_out(tmp_path: Path, hub: Hub):
-    """A part that is not the file's beginning ends in ChecksumError and is deleted; the next run is right."""
+def test_damaged_partial_file_is_deleted(tmp_path: Path, hub: Hub):
+    """It ends in ChecksumError; the next run starts over."""
     part_of(tmp_path).parent.mkdir(parents=True)
     part_of(tmp_path).write_bytes(b"\0" * 1000)
     assert ask_hub(FETCH, tmp_path, hub.url)["error"] == "ChecksumError"
@@ -119,18 +119,18 @@ def test_a_spoilt_part_is_found_out(tmp_path: Path, hub: Hub):
     assert Path(ask_hub(FETCH, tmp_path, hub.url)["answer"]).read_bytes() == MODEL
 
 
-def test_a_wrong_file_is_deleted_and_both_checksums_are_named(tmp_path: Path, hub: Hub):
-    """Bytes other than the published ones never get the model's name."""
+def test_wrong_file_is_deleted(tmp_path: Path, hub: Hub):
+    """The message has both checksums, and no file stays in the cache."""
     wrong = MODEL[:-1] + b"?"
-    hub.lies["m-Q8_0.gguf"] = wrong
+    hub.wrong_content["m-Q8_0.gguf"] = wrong
     answer = ask_hub(FETCH, tmp_path, hub.url)
     assert answer["error"] == "ChecksumError"
     assert f"its SHA-256 is {hashlib.sha256(wrong).hexdigest()}, published is {CHECKSUM}" in answer["message"]
     assert files_of(tmp_path) == ["main"]
 
 
-def test_refresh_finds_a_file_that_went_bad(tmp_path: Path, hub: Hub):
-    """`refresh` reads what is here again; damage on the disk is deleted and told."""
+def test_refresh_deletes_a_damaged_file(tmp_path: Path, hub: Hub):
+    """`refresh` verifies a cached file again."""
     path = Path(ask_hub(FETCH, tmp_path, hub.url)["answer"])
     with path.open("r+b") as stream:
         stream.write(b"?")
@@ -139,15 +139,15 @@ def test_refresh_finds_a_file_that_went_bad(tmp_path: Path, hub: Hub):
     assert files_of(tmp_path) == ["main"]
 
 
-def test_progress_ends_at_the_whole(tmp_path: Path, hub: Hub):
-    """Bytes done never go back, and end at bytes in all."""
+def test_progress_ends_at_the_total(tmp_path: Path, hub: Hub):
+    """Progress never goes back, and its last step is the total."""
     steps = ask_hub("(hub.resolve('me/m:Q8_0', on_progress=lambda *step: steps.append(step)), steps)[1]",
                     tmp_path, hub.url, before="steps = []\n")["answer"]  # fmt: skip
     assert steps == sorted(steps) and steps[-1] == [len(MODEL), len(MODEL)]
 
 
-def test_the_cache_is_huggingface_hubs(tmp_path: Path, hub: Hub):
-    """huggingface-hub finds our file without a request, and its scan has nothing to say against the cache."""
+def test_huggingface_hub_reads_our_cache(tmp_path: Path, hub: Hub):
+    """It finds our file without a request, and its scan has no warnings."""
     path = ask_hub(FETCH, tmp_path, hub.url)["answer"]
     hub.forget()
     theirs = "__import__('huggingface_hub').hf_hub_download('me/m', 'm-Q8_0.gguf', local_files_only=True)"
@@ -158,8 +158,8 @@ def test_the_cache_is_huggingface_hubs(tmp_path: Path, hub: Hub):
     assert os.path.realpath(path).endswith(CHECKSUM)
 
 
-def test_a_file_that_huggingface_hub_fetched_is_used(tmp_path: Path, hub: Hub):
-    """What another program put into the cache is not fetched again."""
+def test_file_of_huggingface_hub_is_used(tmp_path: Path, hub: Hub):
+    """A file that another program downloaded is not downloaded again."""
     theirs = "__import__('huggingface_hub').hf_hub_download('me/m', 'm-Q8_0.gguf')"
     path = ask_hub(theirs, tmp_path, hub.url)["answer"]
     hub.forget()
@@ -167,8 +167,8 @@ def test_a_file_that_huggingface_hub_fetched_is_used(tmp_path: Path, hub: Hub):
     assert hub.requests == []
 
 
-def test_a_redirect_to_storage_keeps_range_and_drops_the_token(tmp_path: Path, hub: Hub):
-    """The real hub sends large files from another host: the rest is asked for there, the token is not shown there."""
+def test_redirect_keeps_the_range_and_drops_the_token(tmp_path: Path, hub: Hub):
+    """Large files come from another host, which must not see the token."""
     with serve() as storage:
         storage.repos = hub.repos
         hub.storage = storage.url
@@ -180,8 +180,8 @@ def test_a_redirect_to_storage_keeps_range_and_drops_the_token(tmp_path: Path, h
         assert set(hub.tokens) == {"Bearer hf_secret"}
 
 
-def test_two_runs_at_once_fetch_once(tmp_path: Path, hub: Hub):
-    """The second waits for the first one's file."""
+def test_concurrent_runs_download_once(tmp_path: Path, hub: Hub):
+    """The second run waits for the file of the first."""
     hub.bytes_per_second = 3_000_000
     runs = [
         subprocess.Popen(
@@ -196,11 +196,11 @@ def test_two_runs_at_once_fetch_once(tmp_path: Path, hub: Hub):
     assert hub.sent_bytes == len(MODEL)
 
 
-# What can go wrong on the way
+# Errors
 
 
-def test_a_private_repository_opens_with_the_token(tmp_path: Path, hub: Hub):
-    """HF_TOKEN is sent; without it the message says what is missing."""
+def test_private_repository_needs_the_token(tmp_path: Path, hub: Hub):
+    """HF_TOKEN is sent; without it the message asks for it."""
     hub.repos["me/m"].token = "hf_right"
     message = ask_hub(FETCH, tmp_path, hub.url)["message"]
     assert "refused (401)" in message and "HF_TOKEN" in message
@@ -210,18 +210,18 @@ def test_a_private_repository_opens_with_the_token(tmp_path: Path, hub: Hub):
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (401, "refused (401): the repository is private or gated, or is not there. Check the name"),
+        (401, "refused (401): the repository is private or gated, or does not exist. Check the name"),
         (403, "refused (403): the repository is private or gated"),
         (404, "has no such repository or file (404). Check the name"),
-        (429, "was asked too often (429). Try again in 7 s, or set HF_TOKEN"),
-        (500, "is in trouble (500). Try again later, set HF_ENDPOINT to a mirror"),
-        (503, "is in trouble (503). Try again later"),
+        (429, "got too many requests (429). Try again in 7 s, or set HF_TOKEN"),
+        (500, "has a server error (500). Try again later, set HF_ENDPOINT to a mirror"),
+        (503, "has a server error (503). Try again later"),
     ],
 )
-def test_a_refusal_is_one_clear_line(status: int, words: str, tmp_path: Path, hub: Hub):
-    """Every status becomes one line with the next step, on stderr nothing, within seconds and with no second try."""
+def test_http_error_is_one_line(status: int, words: str, tmp_path: Path, hub: Hub):
+    """Each status is one line with the next step, after one request, and stderr stays empty."""
     hub.status, hub.headers = status, {"Retry-After": "7"}
-    # A listing is asked for first, or the file itself.
+    # The first request is for the file list, or for the file itself.
     name = "me/m:Q8_0" if status % 2 else "qwen3-embedding-4b"
     started = time.monotonic()
     answer = ask_hub(f"hub.resolve({name!r})", tmp_path, hub.url)
@@ -233,17 +233,17 @@ def test_a_refusal_is_one_clear_line(status: int, words: str, tmp_path: Path, hu
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:9", "http://no-such-host.invalid", "nonsense", "http://[bad", "http://"]
 )
-def test_no_way_to_the_hub_is_one_clear_line(url: str, tmp_path: Path):
-    """Nothing listens, no such host, no URL: the message says so and what to check."""
+def test_unreachable_hub_is_one_line(url: str, tmp_path: Path):
+    """No server, no such host, an invalid URL: the message names HF_ENDPOINT."""
     answer = ask_hub("hub.resolve('qwen3-embedding-4b')", tmp_path, url)
     assert answer["error"] == "ModelNotFoundError" and "HF_ENDPOINT" in answer["message"]
     assert "\n" not in answer["message"] and len(answer["message"]) < 500 and answer["stderr"] == ""
 
 
 @pytest.mark.parametrize("name", ["qwen3-embedding-4b", "me/m:Q8_0"])
-def test_a_hub_that_never_answers_is_given_up(name: str, tmp_path: Path):
-    """Whatever the timeouts of each address are, the whole first answer has its own limit."""
-    with silence() as url:
+def test_silent_hub_times_out(name: str, tmp_path: Path):
+    """One limit holds for all addresses, whatever their own timeouts are."""
+    with silent_server() as url:
         started = time.monotonic()
         answer = ask_hub(
             f"hub.resolve({name!r})", tmp_path, url, HF_HUB_DOWNLOAD_TIMEOUT="50", HF_HUB_ETAG_TIMEOUT="50",
@@ -252,71 +252,71 @@ def test_a_hub_that_never_answers_is_given_up(name: str, tmp_path: Path):
         assert "no answer in 2 s" in answer["message"] and time.monotonic() - started < 8
 
 
-def test_a_website_is_not_a_hub(tmp_path: Path, hub: Hub):
-    """An answer that is no listing is told as such."""
+def test_response_that_is_not_a_hubs_is_refused(tmp_path: Path, hub: Hub):
+    """A server that is not a hub is reported as such."""
     hub.status = 200
     answer = ask_hub(FETCH, tmp_path, hub.url)
     assert answer["error"] == "ModelNotFoundError" and "HF_ENDPOINT" in answer["message"]
 
 
-def test_a_listing_cannot_write_outside_the_cache(tmp_path: Path, hub: Hub):
-    """File names of a hostile hub are refused before anything is fetched."""
+def test_file_list_cannot_leave_the_cache(tmp_path: Path, hub: Hub):
+    """File names of a hostile hub are refused before anything is downloaded."""
     hub.repos["me/m"] = Repo({"../../../evil.gguf": MODEL})
     assert ask_hub("hub.resolve('me/m')", tmp_path, hub.url)["error"] == "ModelNotFoundError"
     assert hub.sent_bytes == 0 and not list(tmp_path.rglob("*evil*"))
 
 
 @pytest.mark.parametrize("name", ["", "../x", "/x", "a/../../x", "a//x", "C:x", "a\\x", "x\0", ".", "a/.."])
-def test_a_name_that_leaves_its_folder_is_no_file(name: str):
-    """On no system, and neither in a listing nor where a file is fetched."""
+def test_file_name_that_leaves_its_folder_is_refused(name: str):
+    """Such a name is refused in a file list and for a download, on every system."""
     assert not is_clean(name)
     with pytest.raises(ModelNotFoundError):
         RepoFile("me/m", COMMIT, name, CHECKSUM, 1)
 
 
-def test_an_odd_name_beside_a_model_does_no_harm(tmp_path: Path, hub: Hub):
-    """Files that cannot be kept on every system are left out of a listing; the others are there."""
+def test_invalid_file_name_beside_a_model_is_left_out(tmp_path: Path, hub: Hub):
+    """Files that not every system can store are ignored."""
     hub.repos["me/m"] = Repo({"m-Q8_0.gguf": MODEL, "what?: é.txt": b"x", "../x.gguf": MODEL})
     assert Path(ask_hub("hub.resolve('me/m')", tmp_path, hub.url)["answer"]).read_bytes() == MODEL
 
 
-def test_offline_uses_what_is_here_and_asks_nobody(tmp_path: Path, hub: Hub):
-    """HF_HUB_OFFLINE: a cached file is found, another is refused with the reason."""
+def test_offline_makes_no_request(tmp_path: Path, hub: Hub):
+    """With HF_HUB_OFFLINE a cached file is used, and another one is refused."""
     path = ask_hub(FETCH, tmp_path, hub.url)["answer"]
     hub.forget()
     assert ask_hub(FETCH, tmp_path, hub.url, HF_HUB_OFFLINE="1")["answer"] == path
     assert ask_hub("hub.resolve('me/m:Q8_0', refresh=True)", tmp_path, hub.url, HF_HUB_OFFLINE="1")["answer"] == path
     message = ask_hub("hub.resolve('qwen3-embedding-8b')", tmp_path, hub.url, HF_HUB_OFFLINE="1")["message"]
-    assert message.startswith(f"qwen3-embedding-8b is not in {tmp_path / 'hub'}, and HF_HUB_OFFLINE forbids")
+    assert message.startswith(f"qwen3-embedding-8b is not in {tmp_path / 'hub'}, and HF_HUB_OFFLINE forbids downloads")
     assert hub.requests == []
 
 
-def test_a_file_larger_than_the_disk_is_refused_before_it_is_fetched(tmp_path: Path, hub: Hub):
-    """The message has both numbers and the way out."""
+def test_file_larger_than_the_disk_is_refused(tmp_path: Path, hub: Hub):
+    """It is refused before the download; the message has both sizes."""
     hub.sizes["m-Q8_0.gguf"] = 10**18
     answer = ask_hub(FETCH, tmp_path, hub.url)
     assert answer["error"] == "ModelNotFoundError"
-    assert "needs 1000000000000.0 MB" in answer["message"] and "MB are free" in answer["message"]
+    assert "needs 1000000000.00 GB" in answer["message"] and "B are free" in answer["message"]
     assert "HF_HOME" in answer["message"]
     assert not (tmp_path / "hub/models--me--m/snapshots" / COMMIT / "m-Q8_0.gguf").exists()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no file size limits here")
-def test_a_disk_that_fills_up_keeps_what_it_has(tmp_path: Path, hub: Hub):
-    """A write that fails is told as lack of room, not of network; the next run goes on from there."""
+def test_download_resumes_after_a_full_disk(tmp_path: Path, hub: Hub):
+    """A failed write is reported as lack of space; the next run resumes."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))\n"
     answer = ask_hub(FETCH, tmp_path, hub.url, before=limit)
-    assert answer["error"] == "ModelNotFoundError" and "Make room, or set HF_HOME" in answer["message"]
-    kept = part_of(tmp_path).stat().st_size
-    assert 900_000 < kept <= 1_000_000
+    assert answer["error"] == "ModelNotFoundError" and "Free some space, or set HF_HOME" in answer["message"]
+    n_bytes = part_of(tmp_path).stat().st_size
+    assert 900_000 < n_bytes <= 1_000_000
     hub.forget()
     assert Path(ask_hub(FETCH, tmp_path, hub.url)["answer"]).read_bytes() == MODEL
-    assert hub.ranges == [f"bytes={kept}-"]
+    assert hub.ranges == [f"bytes={n_bytes}-"]
 
 
-def test_a_cache_that_cannot_be_written_is_told_as_such(tmp_path: Path, hub: Hub):
-    """A file where the cache folder should be is not blamed on the network."""
+def test_unwritable_cache_is_reported(tmp_path: Path, hub: Hub):
+    """A file where the cache folder should be is not reported as a network error."""
     (tmp_path / "hub").write_bytes(b"")
     answer = ask_hub(FETCH, tmp_path, hub.url)
     assert answer["error"] == "ModelNotFoundError"
-    assert "the cache does not work" in answer["message"] and "HF_HOME" in answer["message"]
+    assert "the cache cannot be used" in answer["message"] and "HF_HOME" in answer["message"]

@@ -1,4 +1,4 @@
-"""qgguf pull, list, rm: the models on this machine."""
+"""The commands `qgguf pull`, `list` and `rm`: models on this machine."""
 
 import sys
 from pathlib import Path
@@ -15,27 +15,28 @@ from qgguf.units import readable
 @click.argument("name")
 @verbose_option
 def pull(name: str) -> None:
-    """Fetch a model, or check one that is here.
+    """Download a model, or verify one that is here.
 
     NAME is qwen3-embedding-0.6b, -4b or -8b (with :QUANT for another file of it), owner/repo:QUANT or
-    owner/repo/file.gguf. A download that was interrupted goes on where it stopped, and is checked against the published
-    SHA-256. The environment's HF_HOME, HF_ENDPOINT and HF_TOKEN say where to, where from and as whom.
+    owner/repo/file.gguf. An interrupted download resumes where it stopped. Each file is verified against its published
+    SHA-256. The environment variables HF_HOME (or HF_HUB_CACHE), HF_ENDPOINT and HF_TOKEN set the folder, the hub's
+    address and your access token.
     """
     from qgguf import hub
     from qgguf.cli.progress import bar
 
     if Path(name).is_file():
-        raise click.UsageError(f"{name} is a file on this disk already. Use it: qgguf embed -m {name}")
+        raise click.UsageError(f"{name} is a file on this machine. Use it: qgguf embed -m {name}")
     with bar(f"Fetching {name}") as show:
         path = hub.pull(name, on_progress=show)
-    click.echo(f"{name} is here, {readable(path.stat().st_size)}, checked: {path}")
+    click.echo(f"{name} is ready ({readable(path.stat().st_size)}, checksum verified): {path}")
 
 
 @click.command("list", short_help="List the models on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON: name, path, size_bytes, source.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: name, path, size_bytes, source.")
 @verbose_option
 def list_command(as_json: bool) -> None:
-    """List the models on this machine: in the Hugging Face cache, in ./models and in this folder."""
+    """List the models on this machine: in the Hugging Face cache, in ./models and in the current folder."""
     from qgguf import hub
 
     models = hub.list_models()
@@ -62,25 +63,26 @@ def list_command(as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @verbose_option
 def rm(name: str, yes: bool) -> None:
     """Delete a model that `qgguf list` shows.
 
-    One from the hub goes at once, it can be fetched again; for a file of your own you are asked.
+    A model of the Hugging Face cache is deleted at once, since it can be downloaded again. For a file in a folder the
+    command asks first.
     """
     from qgguf import hub
 
     model = next((model for model in hub.list_models() if model.name == name), None)
     if model and model.source == "folder" and not yes:
-        question = f"{model.path} ({readable(model.size_bytes)}) cannot be fetched again. Delete it?"
+        question = f"{model.path} ({readable(model.size_bytes)}) cannot be downloaded again. Delete it?"
         if not sys.stdin.isatty():
-            raise click.UsageError(f"{question} There is no terminal to ask on: add --yes.")
+            raise click.UsageError(f"{question} There is no terminal to ask on; to confirm, add --yes.")
         if not click.confirm(question):
-            click.echo("Nothing is deleted.")
+            click.echo("Nothing was deleted.")
             return
     removed = hub.remove(name)
-    click.echo(f"{removed.name} is deleted, {readable(removed.size_bytes)} are free again.")
+    click.echo(f"Deleted {removed.name} ({readable(removed.size_bytes)}).")
 
 
 def _row(model: Any) -> tuple[str, str, str, str]:

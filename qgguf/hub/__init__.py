@@ -1,4 +1,4 @@
-"""Model names to files: catalogue, download, cache, checksums. Knows nothing about llama.cpp."""
+"""Models by name: the catalogue, verified downloads, and the Hugging Face cache. Knows nothing about llama.cpp."""
 
 from qgguf.hub.cache import LocalModel, list_models, remove
 from qgguf.hub.remote_header import read_remote_header

@@ -13,7 +13,7 @@ from qgguf.hub.catalogue import short_name
 from qgguf.hub.repo_name import repo_of_folder
 
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-# Image and audio projectors lie beside the models they belong to.
+# Projectors of images and audio, which repositories store beside the models that use them.
 _PROJECTOR = re.compile(r"(^|[/\\])mmproj", re.IGNORECASE)
 
 
@@ -21,8 +21,11 @@ _PROJECTOR = re.compile(r"(^|[/\\])mmproj", re.IGNORECASE)
 class LocalModel:
     """A GGUF file on this machine.
 
-    name    what `resolve`, `remove` and `-m` take
-    source  "hub" (the cache; can be fetched again) or "folder" (./models or the current folder; cannot)
+    name        what `Embedder`, `remove` and the command line take: a catalogue name ("qwen3-embedding-4b:Q8_0"),
+                "owner/repo/file.gguf", or for a file of a folder its relative path
+    path        the file; in the hub cache usually a link to it
+    size_bytes  of the file
+    source      "hub": in the Hugging Face cache, can be downloaded again; "folder": in ./models or the current folder
     """
 
     name: str
@@ -32,40 +35,47 @@ class LocalModel:
 
 
 def is_split(name: str) -> bool:
-    """True for one part of a model that was split over several files."""
+    """Return whether a file name is that of one part of a split model."""
     return bool(_SPLIT.search(name))
 
 
 def is_model(name: str) -> bool:
-    """True for the name of a GGUF that is a whole model."""
+    """Return whether a file name is that of a whole model in GGUF."""
     return name.lower().endswith(".gguf") and not is_split(name) and not _PROJECTOR.search(name)
 
 
 def list_models() -> list[LocalModel]:
-    """Every model on this machine, by name; each once."""
-    found = {model.name: model for model in [*_in_folders(), *_in_cache()]}
-    return sorted(found.values(), key=lambda model: model.name.lower())
+    """List the GGUF files on this machine. Reads names and sizes only, and never uses the network.
+
+    Looks in the Hugging Face cache ($HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub), in ./models and
+    in the current folder. Parts of split models and projectors are left out; a file need not be an embedding model.
+
+    returns  sorted by name, each name once
+    raises   ModelNotFoundError: HF_ENDPOINT is not a URL; OSError: a folder cannot be read
+    """
+    models = {model.name: model for model in [*_in_folders(), *_in_cache()]}
+    return sorted(models.values(), key=lambda model: model.name.lower())
 
 
 def cached_files(repo: str) -> Iterator[tuple[str, str, Path]]:
-    """(commit, file name, path) of a repository's cached models; first those of branch main, then the newest."""
+    """Yield (commit, file name, path) of each cached model of a repository: branch main first, then the newest."""
     folder = repo_folder(repo)
     snapshots = folder / "snapshots"
     main = folder / "refs" / "main"
     current = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
-    commits = sorted(snapshots.iterdir(), key=_changed, reverse=True) if snapshots.is_dir() else []
+    commits = sorted(snapshots.iterdir(), key=_modified, reverse=True) if snapshots.is_dir() else []
     for commit in sorted(commits, key=lambda path: path.name != current):
         for path in sorted(commit.rglob("*")):
             name = path.relative_to(commit).as_posix()
-            # is_file follows the link: an entry whose blob is gone is no model.
+            # is_file follows the link: it is False for an entry without its blob.
             if is_model(name) and path.is_file():
                 yield commit.name, name, path
 
 
 def remove(name: str) -> LocalModel:
-    """Delete one model that `list_models` shows, in each revision of the hub cache that has it.
+    """Delete a model of `list_models`, in every cached revision that has it.
 
-    returns  what was deleted
+    returns  the deleted model
     raises   ModelNotFoundError: the name is not in the list
     """
     models = {model.name: model for model in list_models()}
@@ -101,7 +111,7 @@ def _in_cache() -> Iterator[LocalModel]:
 
 
 def _remove_from_cache(model: LocalModel) -> None:
-    """Take a file out of every revision; a revision that held nothing else goes as a whole."""
+    """Delete a file from every revision; delete a revision that has no other file as a whole."""
     from huggingface_hub import scan_cache_dir
 
     cache = scan_cache_dir(cache_folder())
@@ -113,31 +123,31 @@ def _remove_from_cache(model: LocalModel) -> None:
             (revision, file)
             for revision in repo.revisions
             for file in revision.files
-            if _named_alike(model, revision.snapshot_path, file.file_path, commit)
+            if _has_name_of(model, revision.snapshot_path, file.file_path, commit)
         ]
-        whole = [revision.commit_hash for revision, _ in with_file if len(revision.files) == 1]
+        emptied = [revision.commit_hash for revision, _ in with_file if len(revision.files) == 1]
         for revision, file in with_file:
             if len(revision.files) > 1:
                 file.file_path.unlink()
-        _drop_blobs(repo, {file.blob_path for _, file in with_file})
-        if whole:
-            cache.delete_revisions(*whole).execute()
+        _delete_unused_blobs(repo, {file.blob_path for _, file in with_file})
+        if emptied:
+            cache.delete_revisions(*emptied).execute()
         return
 
 
-def _named_alike(model: LocalModel, snapshot: Path, file: Path, commit: str) -> bool:
-    """True for a cached file that has the model's name: a short name is one commit's, a long one every commit's."""
+def _has_name_of(model: LocalModel, snapshot: Path, file: Path, commit: str) -> bool:
+    """Return whether a cached file has the model's name; a catalogue name means the file of one commit only."""
     relative = file.relative_to(snapshot).as_posix()
     if not model.path.as_posix().endswith("/" + relative):
         return False
     return model.name.endswith(".gguf") or snapshot.name == commit
 
 
-def _drop_blobs(repo: Any, blobs: set[Path]) -> None:
-    """Delete the blobs that no entry shows any more."""
-    shown = {Path(os.path.realpath(path)) for path in Path(repo.repo_path, "snapshots").rglob("*") if path.is_file()}
+def _delete_unused_blobs(repo: Any, blobs: set[Path]) -> None:
+    """Delete those of the blobs that no snapshot links to any more."""
+    linked = {Path(os.path.realpath(path)) for path in Path(repo.repo_path, "snapshots").rglob("*") if path.is_file()}
     for blob in blobs:
-        if Path(os.path.realpath(blob)) not in shown:
+        if Path(os.path.realpath(blob)) not in linked:
             Path(blob).unlink(missing_ok=True)
 
 
@@ -146,5 +156,5 @@ def _commit_of(path: Path) -> str:
     return parts[parts.index("snapshots") + 1]
 
 
-def _changed(path: Path) -> float:
+def _modified(path: Path) -> float:
     return path.stat().st_mtime

@@ -1,4 +1,4 @@
-"""Where huggingface-hub keeps things: blobs by checksum, snapshots by commit, refs by branch."""
+"""Paths in the cache of huggingface-hub: blobs by checksum, snapshots by commit, refs by branch."""
 
 from pathlib import Path
 
@@ -8,22 +8,22 @@ from qgguf.hub.settings import hub_settings
 
 
 def cache_folder() -> Path:
-    """The hub cache: $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub."""
+    """Return the hub cache: $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub."""
     return Path(hub_settings().HF_HUB_CACHE)
 
 
 def repo_folder(repo: str) -> Path:
-    """A model repository's folder in the hub cache."""
+    """Return the folder of a model repository in the hub cache."""
     return cache_folder() / folder_of_repo(repo)
 
 
 def snapshot_path(repo: str, commit: str, name: str) -> Path:
-    """Where the cache shows a file of a commit."""
+    """Return the path of a file at one commit in the hub cache."""
     return repo_folder(repo).joinpath("snapshots", commit, *name.split("/"))
 
 
-def remember_revision(repo: str, revision: str, commit: str) -> None:
-    """Note which commit a branch was at, where huggingface-hub looks for it; a commit needs no note."""
+def record_revision(repo: str, revision: str, commit: str) -> None:
+    """Write down the commit that a branch or tag points to, in the file that huggingface-hub reads."""
     if revision != commit:
         path = repo_folder(repo) / "refs" / revision
         with translate_errors(repo):

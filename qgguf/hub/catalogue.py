@@ -1,4 +1,4 @@
-"""The models that have a short name: official repositories, pinned revisions, published checksums."""
+"""The models with a short name: official repositories, pinned commits, published checksums."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ class PublishedFile:
     """One file of a published model.
 
     size_bytes  None where only a rounded size is published
-    sha256      None where the hub's own checksum must do
+    sha256      None where none is published; the hub's own checksum is used instead
     """
 
     name: str
@@ -18,10 +18,10 @@ class PublishedFile:
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """A short name's repository.
+    """A repository with a short name.
 
-    revision       commit of the repository; a later push there changes nothing here
-    default_quant  what the bare name means
+    revision       pinned commit, so that later pushes to the repository change nothing here
+    default_quant  quantisation of the short name alone
     files          quantisation in upper case -> file
     """
 
@@ -35,7 +35,7 @@ CATALOGUE: dict[str, PublishedModel] = {
     "qwen3-embedding-0.6b": PublishedModel(
         repo="Qwen/Qwen3-Embedding-0.6B-GGUF",
         revision="370f27d7550e0def9b39c1f16d3fbaa13aa67728",
-        # The repository holds nothing smaller.
+        # The smallest file of the repository.
         default_quant="Q8_0",
         files={
             "Q8_0": PublishedFile(
@@ -90,7 +90,7 @@ CATALOGUE: dict[str, PublishedModel] = {
 
 
 def short_name(repo: str, revision: str, file_name: str) -> str | None:
-    """The catalogue's name for a file of a repository, or None.
+    """Return the catalogue's name for a file of a repository, or None.
 
     >>> short_name("Qwen/Qwen3-Embedding-4B-GGUF", "f4602530db1d980e16da9d7d3a70294cf5c190be",
     ...            "Qwen3-Embedding-4B-Q8_0.gguf")
@@ -106,7 +106,7 @@ def short_name(repo: str, revision: str, file_name: str) -> str | None:
 
 
 def published_file(name: str) -> PublishedFile | None:
-    """What is published of a model, by the name that `short_name` gives; None for any other name.
+    """Return what is published of a model with a name of `short_name`; None for any other name.
 
     >>> published_file("qwen3-embedding-4b").name
     'Qwen3-Embedding-4B-Q4_K_M.gguf'

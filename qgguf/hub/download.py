@@ -1,8 +1,8 @@
-"""One file of a repository into the Hugging Face cache: resumed, checked, then given its final name.
+"""Downloads of single files into the Hugging Face cache: resumed, verified, then renamed.
 
-huggingface-hub 2 starts over after a break (each try has a file of its own), so the bytes are fetched here, through its
-session, into its cache layout. A file gets its name among the blobs only after its checksum was right: what stands
-there was checked once and is not read again.
+huggingface-hub 2 starts over after an interruption, because each try writes a new file. So we download the bytes
+ourselves, with its session and into its cache layout. A file becomes a blob of the cache only after its checksum was
+verified, so blobs are not read again.
 """
 
 import contextlib
@@ -23,31 +23,32 @@ from qgguf.hub.errors import explain_offline, network_errors, status_of, transla
 from qgguf.hub.repository import RepoFile
 from qgguf.hub.settings import hub_settings
 from qgguf.types import Progress
+from qgguf.units import readable
 
 _log = logging.getLogger("qgguf")
 
-# Small: what a chunk has gathered is lost when the connection is.
+# Small, because a lost connection loses the chunk that was being received.
 _CHUNK_BYTES = 1 << 16
-# In the middle of a file a lost connection is tried again; these many times without one new byte.
-_TRIES = 5
+# Retries after a connection is lost in the middle of a file, counted from the last byte received.
+_RETRIES = 5
 
 
 def fetch(file: RepoFile, on_progress: Progress | None = None) -> Path:
-    """The file's path in the cache, downloaded if it is not there yet.
+    """Return the file's path in the cache; download it first if it is not there.
 
-    on_progress  called with bytes done and bytes in all (0 where unknown)
-    raises       ModelNotFoundError: no network, no such file, no room; ChecksumError: not the published bytes
+    on_progress  called with bytes done and bytes in all (0 if unknown)
+    raises       ModelNotFoundError: no network, no such file, no space; ChecksumError: other bytes than the published
     """
     path = snapshot_path(file.repo, file.commit, file.name)
     if path.exists():
         return path
-    wanted = f"{file.repo}/{file.name}"
+    name = f"{file.repo}/{file.name}"
     folder = repo_folder(file.repo)
-    _need_checksum(file)
+    _require_checksum(file)
     blob = folder / "blobs" / file.checksum
     if hub_settings().HF_HUB_OFFLINE and not blob.exists():
-        raise ModelNotFoundError(explain_offline(wanted, cache_folder()))
-    with translate_errors(wanted):
+        raise ModelNotFoundError(explain_offline(name, cache_folder()))
+    with translate_errors(name):
         lock = cache_folder() / ".locks" / folder.name / f"{file.checksum}.lock"
         for parent in (lock.parent, blob.parent, path.parent):
             parent.mkdir(parents=True, exist_ok=True)
@@ -55,16 +56,16 @@ def fetch(file: RepoFile, on_progress: Progress | None = None) -> Path:
             if not blob.exists() and not path.exists():
                 _download(file, blob, on_progress)
             if not path.exists():
-                _show(blob, path)
+                _link(blob, path)
     return path
 
 
 def check(file: RepoFile, path: Path, on_progress: Progress | None = None) -> None:
-    """Read a cached file again; a wrong one is deleted.
+    """Verify the checksum of a cached file.
 
-    raises  ChecksumError, with both checksums
+    raises  ChecksumError: it differs; the file is deleted
     """
-    _need_checksum(file)
+    _require_checksum(file)
     size_bytes = path.stat().st_size
     hasher = _hasher(file, size_bytes)
     with path.open("rb") as stream:
@@ -74,19 +75,19 @@ def check(file: RepoFile, path: Path, on_progress: Progress | None = None) -> No
         blob = Path(os.path.realpath(path))
         path.unlink()
         blob.unlink(missing_ok=True)
-        raise ChecksumError(_wrong(file, digest))
+        raise ChecksumError(_mismatch(file, digest))
 
 
-def _need_checksum(file: RepoFile) -> None:
+def _require_checksum(file: RepoFile) -> None:
     if not file.checksum:
         endpoint = hub_settings().ENDPOINT
         raise ModelNotFoundError(
-            f"{file.repo}/{file.name}: {endpoint} gives no checksum, so it cannot be checked. Use another HF_ENDPOINT."
+            f"{file.repo}/{file.name}: {endpoint} gives no checksum to verify it with. Use another HF_ENDPOINT."
         )
 
 
 def _download(file: RepoFile, blob: Path, on_progress: Progress | None) -> None:
-    """Fetch what is missing of `<blob>.incomplete`, check it, rename it to `blob`."""
+    """Download what `<blob>.incomplete` lacks, verify its checksum, and rename it to `blob`."""
     part = blob.with_name(f"{blob.name}.incomplete")
     with part.open("a+b") as stream:
         if file.size_bytes is not None and part.stat().st_size > file.size_bytes:
@@ -102,12 +103,12 @@ def _download(file: RepoFile, blob: Path, on_progress: Progress | None) -> None:
     digest = transfer.hasher.hexdigest()
     if digest != file.checksum:
         part.unlink()
-        raise ChecksumError(_wrong(file, digest))
+        raise ChecksumError(_mismatch(file, digest))
     os.replace(part, blob)
 
 
 class _Transfer:
-    """The bytes of one file on their way to disk, over as many connections as it takes."""
+    """The transfer of one file to disk, over one or more connections."""
 
     def __init__(
         self, file: RepoFile, stream: BinaryIO, hasher: Any, done_bytes: int, on_progress: Progress | None
@@ -120,31 +121,31 @@ class _Transfer:
         self.on_progress = on_progress
 
     def run(self) -> None:
-        """Fetch until the file is whole.
+        """Download the rest of the file.
 
-        raises  what the network raises: at once on the first contact, after `_TRIES` later
+        raises  the network's errors: of the first connection at once, later after `_RETRIES` retries
         """
         started, failures, expected = False, 0, network_errors()
         while True:
-            before = self.done_bytes
+            start = self.done_bytes
             try:
                 self._one_connection()
                 return
             except expected as error:
                 status = status_of(error)
-                if status == 416 and before:
-                    if _length_of(error) == before:
+                if status == 416 and start:
+                    if _length_of(error) == start:
                         return
-                    # The part is longer than the file: of no use.
+                    # The partial file is longer than the file.
                     self._start_over()
                     continue
-                if self.done_bytes > before:
+                if self.done_bytes > start:
                     started, failures = True, 0
                 failures += 1
-                if not started or failures > _TRIES or (status is not None and status < 500):
+                if not started or failures > _RETRIES or (status is not None and status < 500):
                     raise
                 lost = f"{self.file.name}: connection lost at byte {self.done_bytes} ({type(error).__name__})"
-                _log.warning("%s, trying again", lost)
+                _log.warning("%s, retrying", lost)
             time.sleep(1)
 
     def _one_connection(self) -> None:
@@ -154,17 +155,17 @@ class _Transfer:
             length = response.headers.get("Content-Length")
             if self.total_bytes is None and length is not None:
                 self.total_bytes = self.done_bytes + int(length)
-            self._check_room()
+            self._check_space()
             for chunk in chunks:
                 self._write(chunk)
         if self.total_bytes is not None and self.done_bytes < self.total_bytes:
-            raise ConnectionError(f"the answer ended at byte {self.done_bytes} of {self.total_bytes}")
+            raise ConnectionError(f"the response ended at byte {self.done_bytes} of {self.total_bytes}")
 
     def _write(self, chunk: bytes) -> None:
         try:
             self.stream.write(chunk)
         except OSError as error:
-            raise ModelNotFoundError(self._no_room(str(error.strerror or error))) from error
+            raise ModelNotFoundError(self._no_space(str(error.strerror or error))) from error
         self.hasher.update(chunk)
         self.done_bytes += len(chunk)
         if self.on_progress:
@@ -176,23 +177,23 @@ class _Transfer:
         self.hasher = _hasher(self.file, self.total_bytes)
         self.done_bytes = 0
 
-    def _check_room(self) -> None:
+    def _check_space(self) -> None:
         if self.total_bytes is None:
             return
         free_bytes = shutil.disk_usage(cache_folder()).free
         if free_bytes < self.total_bytes - self.done_bytes:
-            raise ModelNotFoundError(self._no_room(f"{free_bytes / 1e6:.1f} MB are free"))
+            raise ModelNotFoundError(self._no_space(f"{readable(free_bytes)} are free"))
 
-    def _no_room(self, seen: str) -> str:
-        total = f"{self.total_bytes / 1e6:.1f} MB" if self.total_bytes else "its"
+    def _no_space(self, cause: str) -> str:
+        total = readable(self.total_bytes) if self.total_bytes else "space"
         return (
-            f"{self.file.name} needs {total} in {cache_folder()}, but {seen}. Make room, or set HF_HOME to a larger "
-            f"disk; {self.done_bytes / 1e6:.1f} MB are kept and not fetched again."
+            f"{self.file.name} needs {total} in {cache_folder()}, but {cause}. Free some space, or set HF_HOME to a "
+            f"larger disk; the next try resumes after {readable(self.done_bytes)}."
         )
 
 
 def _length_of(error: BaseException) -> int | None:
-    """The file's length that a server names when it has nothing from the asked byte on ("bytes */123")."""
+    """Return the length of the file from a 416 response, which has a header like "bytes */123"; None if it has none."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     length = headers.get("Content-Range", "").rpartition("/")[2]
     return int(length) if length.isdecimal() else None
@@ -200,40 +201,44 @@ def _length_of(error: BaseException) -> int | None:
 
 @contextlib.contextmanager
 def open_file(file: RepoFile, start: int, stop: int | None = None) -> Iterator[tuple[Any, Iterator[bytes]]]:
-    """An open answer for the file's bytes from `start` on, and its chunks; a server may send more, and from byte 0."""
-    until = "on" if stop is None else f"to {stop}"
-    _log.info("asking %s for %s/%s from byte %d %s", hub_settings().ENDPOINT, file.repo, file.name, start, until)
-    answer, chunks_of = with_timeout(lambda: _ask(file, start, stop))
-    with answer as response:
+    """Request bytes `start` to `stop` of a file; a server without range requests sends the whole file instead.
+
+    stop     None for the end of the file
+    returns  (response, its chunks), open within the block
+    """
+    end = "the end" if stop is None else f"byte {stop}"
+    _log.info("requesting %s/%s from %s, byte %d to %s", file.repo, file.name, hub_settings().ENDPOINT, start, end)
+    opened, method = with_timeout(lambda: _request(file, start, stop))
+    with opened as response:
         _hub_tools().hf_raise_for_status(response)
-        yield response, getattr(response, chunks_of)(_CHUNK_BYTES)
+        yield response, getattr(response, method)(_CHUNK_BYTES)
 
 
-def _ask(file: RepoFile, start: int, stop: int | None) -> tuple[Any, str]:
-    """An open answer as a context manager, and the name of its method that gives chunks."""
+def _request(file: RepoFile, start: int, stop: int | None) -> tuple[Any, str]:
+    """Return an open response as a context manager, and the name of its method that iterates over chunks."""
     from huggingface_hub import hf_hub_url
 
     tools = _hub_tools()
     url = hf_hub_url(file.repo, file.name, revision=file.commit)
-    # identity: sizes and ranges count the file's own bytes.
+    # Without compression, sizes and ranges are those of the file.
     headers = tools.build_hf_headers(library_name="qgguf") | {"Accept-Encoding": "identity"}
     if start or stop is not None:
         headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
     timeout = hub_settings().HF_HUB_DOWNLOAD_TIMEOUT
     session = tools.get_session()
-    if callable(getattr(session, "stream", None)):  # httpx, from huggingface-hub 1 on
+    if callable(getattr(session, "stream", None)):  # httpx, since huggingface-hub 1
         request = session.build_request("GET", url, headers=headers, timeout=timeout)
         return contextlib.closing(session.send(request, stream=True, follow_redirects=True)), "iter_bytes"
     return session.get(url, headers=headers, timeout=timeout, stream=True), "iter_content"
 
 
 def _hub_tools() -> Any:
-    """huggingface_hub.utils, which declares no exports to a type checker."""
+    """Return `huggingface_hub.utils`, whose exports type checkers do not see."""
     return importlib.import_module("huggingface_hub.utils")
 
 
-def _show(blob: Path, path: Path) -> None:
-    """Make the snapshot's entry for a blob, as huggingface-hub does: a link, or the file where links are denied."""
+def _link(blob: Path, path: Path) -> None:
+    """Link a snapshot's entry to its blob as huggingface-hub does; move the blob there where links are not allowed."""
     try:
         path.symlink_to(os.path.relpath(blob, path.parent))
     except OSError:
@@ -246,9 +251,9 @@ def _hasher(file: RepoFile, size_bytes: int | None) -> Any:
     return hashlib.sha1(b"blob %d\0" % (size_bytes or 0), usedforsecurity=False)
 
 
-def _wrong(file: RepoFile, digest: str) -> str:
+def _mismatch(file: RepoFile, digest: str) -> str:
     kind = "SHA-256" if len(file.checksum) == 64 else "git SHA-1"
     return (
         f"{file.repo}/{file.name} is not the published file: its {kind} is {digest}, published is {file.checksum}. "
-        "It was deleted; fetch it again. If that does not help, a proxy or mirror (HF_ENDPOINT) changes files."
+        "It was deleted; download it again. If that does not help, a proxy or mirror (HF_ENDPOINT) changes files."
     )

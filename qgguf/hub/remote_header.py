@@ -1,4 +1,4 @@
-"""The header of a GGUF on the hub, by a few requests for parts of it: nothing is downloaded and nothing kept."""
+"""Reading the header of a GGUF file on the hub by a few range requests, without downloading the file."""
 
 import re
 from typing import Any
@@ -10,25 +10,25 @@ from qgguf.hub.errors import translate_errors
 from qgguf.hub.repository import RepoFile
 
 _FIRST_BYTES = 1 << 16
-# The vocabulary of a large model makes a header of 6 MB: this much more each time, and as much as is there already.
+# Headers have up to 6 MB, most of it the vocabulary. Each further request is for at least this many bytes.
 _LEAST_MORE = 1 << 20
 _TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
 
 
 def read_remote_header(file: RepoFile) -> Header:
-    """What the file says before its weights begin.
+    """Read the header of a GGUF file on the hub.
 
-    raises  ModelNotFoundError: no network, no such file; ModelFileError: not a GGUF, or a wrong one
+    raises  ModelNotFoundError: no network, no such file; ModelFileError: not a GGUF file, or an invalid one
     """
-    wanted = f"{file.repo}/{file.name}"
-    beginning = _Beginning(file)
-    with translate_errors(wanted):
-        beginning.read(0, _FIRST_BYTES)
-        return parse_header(wanted, beginning.size_bytes, beginning.read, _LEAST_MORE)
+    name = f"{file.repo}/{file.name}"
+    remote = _RemoteFile(file)
+    with translate_errors(name):
+        remote.read(0, _FIRST_BYTES)
+        return parse_header(name, remote.size_bytes, remote.read, _LEAST_MORE)
 
 
-class _Beginning:
-    """The first bytes of a file, as many as were asked for; no byte is fetched twice."""
+class _RemoteFile:
+    """A file on the hub that is read from its start; the bytes read so far are cached."""
 
     def __init__(self, file: RepoFile) -> None:
         self.file, self.data, self.size_bytes = file, b"", file.size_bytes or 0
@@ -44,24 +44,24 @@ class _Beginning:
         with open_file(self.file, start, stop) as (response, chunks):
             self.size_bytes = _size_of(response) or self.size_bytes
             stop = min(stop, self.size_bytes) if self.size_bytes else stop
-            # A server that does not know ranges sends the file from its first byte on.
+            # A server without range requests sends the whole file.
             skipped = 0 if response.status_code == 206 else start
-            got = bytearray()
+            received = bytearray()
             for chunk in chunks:
-                got += chunk
-                if len(got) >= skipped + stop - start:
+                received += chunk
+                if len(received) >= skipped + stop - start:
                     break
-        if len(got) < skipped + stop - start:
-            raise ConnectionError(f"the answer ended after {len(got):,} bytes of {stop - start:,}")
-        return bytes(got[skipped : skipped + stop - start])
+        if len(received) < skipped + stop - start:
+            raise ConnectionError(f"the response ended after {len(received):,} bytes of {skipped + stop - start:,}")
+        return bytes(received[skipped : skipped + stop - start])
 
 
 def _size_of(response: Any) -> int:
-    """The whole file's size as an answer tells it; 0 where it does not."""
+    """Return the size of the whole file from a response's headers; 0 if unknown."""
     if response.status_code == 206:
-        found = _TOTAL.fullmatch(response.headers.get("Content-Range", ""))
-        if not found:
-            raise ModelNotFoundError("The hub sends a part of a file and not which. Check HF_ENDPOINT.")
-        return int(found[1])
+        total = _TOTAL.fullmatch(response.headers.get("Content-Range", ""))
+        if not total:
+            raise ModelNotFoundError("The hub sent a part of a file without a valid Content-Range. Check HF_ENDPOINT.")
+        return int(total[1])
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() else 0

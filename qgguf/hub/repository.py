@@ -1,4 +1,4 @@
-"""What a hub repository holds at one commit: names, sizes, checksums."""
+"""The files of a hub repository at one commit: names, sizes, checksums."""
 
 import logging
 import re
@@ -19,9 +19,9 @@ _CHECKSUM = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 class RepoFile:
     """One file of a repository at one commit.
 
-    checksum    SHA-256 (64 digits), or git's SHA-1 of a small file (40 digits): the file's name among the cache's
-                blobs; "" where the hub gives none
-    size_bytes  None where the hub is not asked (a pinned file with a rounded size)
+    checksum    SHA-256 (64 hex digits), or git's SHA-1 of a small file (40): the name of the file's blob in the cache;
+                "" where the hub gives none
+    size_bytes  None for a pinned file of which only a rounded size is published
     """
 
     repo: str
@@ -31,13 +31,15 @@ class RepoFile:
     size_bytes: int | None
 
     def __post_init__(self) -> None:
-        # All three become parts of a path, and come from a server.
+        # All three come from a server and become parts of a path.
         if not (is_clean(self.name) and _COMMIT.fullmatch(self.commit) and _CHECKSUM.fullmatch(self.checksum)):
-            raise ModelNotFoundError(f"{self.repo} lists {self.name!r} at {self.commit!r}: not a hub's answer.")
+            raise ModelNotFoundError(
+                f"{self.repo} lists {self.name!r} at {self.commit!r}, which is invalid. Check HF_ENDPOINT."
+            )
 
 
 def is_clean(name: str) -> bool:
-    """True for a file name that stays within its folder on every system.
+    """Return whether a file name stays within its folder on every system.
 
     >>> is_clean("onnx/model.onnx"), is_clean("../model.onnx"), is_clean("C:model.onnx")
     (True, False, False)
@@ -47,12 +49,13 @@ def is_clean(name: str) -> bool:
 
 
 def list_files(repo: str, revision: str) -> tuple[str, list[RepoFile]]:
-    """The commit of a revision, and its files; those whose names would leave the cache are left out.
+    """Request the commit of a revision and its files; files whose names would leave the cache are left out.
 
     revision  branch, tag or commit
+    returns   (commit, files)
     raises    ModelNotFoundError: no such repository or revision, no network
     """
-    _log.info("asking %s for the files of %s", hub_settings().ENDPOINT, repo)
+    _log.info("requesting the file list of %s from %s", repo, hub_settings().ENDPOINT)
     with translate_errors(repo):
         info = with_timeout(lambda: _model_info(repo, revision))
     commit = info.sha or ""
@@ -74,7 +77,7 @@ def _model_info(repo: str, revision: str) -> Any:
     try:
         return HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=settings.HF_HUB_ETAG_TIMEOUT)
     except (KeyError, TypeError, AttributeError) as error:
-        # It was JSON, and no model's.
+        # The response was JSON, but did not describe a model.
         raise ModelNotFoundError(
-            f"{repo}: {settings.ENDPOINT} does not answer as a hub does. Check HF_ENDPOINT."
+            f"{repo}: the response of {settings.ENDPOINT} is not that of a hub. Check HF_ENDPOINT."
         ) from error

@@ -1,4 +1,4 @@
-"""What a user calls a model -> the GGUF file on this disk."""
+"""From the name of a model to its GGUF file on this machine."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qgguf.errors import ModelNotFoundError
 from qgguf.hub.cache import cached_files, is_model, is_split, list_models
-from qgguf.hub.cache_layout import cache_folder, remember_revision, repo_folder
+from qgguf.hub.cache_layout import cache_folder, record_revision, snapshot_path
 from qgguf.hub.catalogue import CATALOGUE, PublishedModel
 from qgguf.hub.download import check, fetch
 from qgguf.hub.errors import explain_offline
@@ -20,44 +20,50 @@ _REPO_FILE = re.compile(rf"(?P<repo>{REPO})/(?P<file>.+\.gguf)", re.ASCII | re.I
 
 
 def resolve(name: str, *, download: bool = True, refresh: bool = False, on_progress: Progress | None = None) -> Path:
-    """The GGUF file that a name means, downloaded if need be.
+    """Return the path of a model's GGUF file, downloaded if necessary.
 
-    name         a path, a name of the catalogue ("qwen3-embedding-4b", "qwen3-embedding-4b:Q8_0"), "owner/repo:QUANT",
-                 "owner/repo" with one GGUF in it, or "owner/repo/file.gguf"
-    download     False: only what is here already
-    refresh      True: ask the hub for the newest revision, and read a file that is here again to check it
-    on_progress  called with bytes done and bytes in all (0 where unknown)
-    raises       ModelNotFoundError, ChecksumError
+    A file in the cache is used without a request, so that the vectors of one name stay comparable until `refresh`.
 
-    A cached file is used without asking the hub, so that vectors of one name stay comparable; `refresh` moves on.
+    name         a path, a catalogue name ("qwen3-embedding-4b", "qwen3-embedding-4b:Q8_0"), "owner/repo:QUANT",
+                 "owner/repo" of a repository with one GGUF file, or "owner/repo/file.gguf"
+    download     False: use only files on this machine
+    refresh      True: use the newest revision on the hub, and verify the checksum of a file in the cache
+    on_progress  called with bytes done and bytes in all (0 if unknown)
+    raises       ModelNotFoundError: no such model, no network, no space; ChecksumError: other bytes than the published
     """
-    found = _find(name, download, refresh, on_progress, note=True)
-    return found if isinstance(found, Path) else fetch(found, on_progress)
+    file = _find(name, download, refresh, on_progress, record=True)
+    return file if isinstance(file, Path) else fetch(file, on_progress)
 
 
 def pull(name: str, *, on_progress: Progress | None = None) -> Path:
-    """Download a model's newest revision, or check a file that is here against its published SHA-256.
+    """Download a model in its newest revision; if that is in the cache already, verify its checksum instead.
 
-    name         as in `resolve`
-    on_progress  called with bytes done and bytes in all (0 where unknown)
+    The Hugging Face cache is $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub. An interrupted download
+    resumes at the next call. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE have their usual meaning.
+
+    name         a catalogue name ("qwen3-embedding-4b", "qwen3-embedding-4b:Q8_0"; its revision is pinned),
+                 "owner/repo:QUANT", "owner/repo" of a repository with one GGUF file, "owner/repo/file.gguf", or the
+                 path of a file, which is returned unverified
+    on_progress  called with bytes done and bytes in all (0 if unknown)
     returns      the path of the GGUF file
-    raises       ModelNotFoundError, ChecksumError
+    raises       ModelNotFoundError: no such model, no network, no space; ChecksumError: other bytes than the published
+                 ones, which are deleted
     """
     return resolve(name, refresh=True, on_progress=on_progress)
 
 
 def locate(name: str) -> Path | RepoFile:
-    """As `resolve`, without fetching and without a trace: the file on this disk, else the hub's that would be fetched.
+    """Return the path of a model's file, or, if it is not on this machine, the hub's file. Writes nothing to disk.
 
     raises  ModelNotFoundError
     """
-    return _find(name, download=True, refresh=False, on_progress=None, note=False)
+    return _find(name, download=True, refresh=False, on_progress=None, record=False)
 
 
-def _find(name: str, download: bool, refresh: bool, on_progress: Progress | None, note: bool) -> Path | RepoFile:
-    """What `resolve` finds; a RepoFile is still to be fetched.
+def _find(name: str, download: bool, refresh: bool, on_progress: Progress | None, record: bool) -> Path | RepoFile:
+    """Return the file for `resolve`; a RepoFile is yet to be downloaded.
 
-    note  remember which commit a branch was at
+    record  write down in the cache which commit the branch points to
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -67,23 +73,23 @@ def _find(name: str, download: bool, refresh: bool, on_progress: Progress | None
     short, _, quant = name.partition(":")
     if short.lower() in CATALOGUE:
         return _from_catalogue(short.lower(), quant.upper(), download, refresh, on_progress)
-    whole_file, repo = _REPO_FILE.fullmatch(name), _REPO_QUANT.fullmatch(name)
-    # A missing file of a folder that is here is a slip of the pen, not a repository.
+    repo_file, repo = _REPO_FILE.fullmatch(name), _REPO_QUANT.fullmatch(name)
+    # "folder/name" of an existing folder is a mistyped path, not a repository.
     if not Path(name.split("/")[0]).is_dir():
-        if whole_file:
-            return _from_repo(whole_file["repo"], None, whole_file["file"], download, refresh, on_progress, note)
+        if repo_file:
+            return _from_repo(repo_file["repo"], None, repo_file["file"], download, refresh, on_progress, record)
         if repo and not name.lower().endswith(".gguf"):
-            return _from_repo(repo["repo"], repo["quant"], None, download, refresh, on_progress, note)
+            return _from_repo(repo["repo"], repo["quant"], None, download, refresh, on_progress, record)
     raise ModelNotFoundError(
-        f"No file {name}, and no model of that name. "
+        f"There is no file {name}, and no model of that name. "
         f"Give a GGUF file, one of {', '.join(CATALOGUE)}, or owner/repo:QUANT."
     )
 
 
 def default_model() -> Path:
-    """The model for a command that names none: $QGGUF_MODEL, else the one model there is.
+    """Return the model for a command that names none: $QGGUF_MODEL, else the only model on this machine.
 
-    raises  ModelNotFoundError: none, or several
+    raises  ModelNotFoundError: there is no model, or several
     """
     name = os.environ.get("QGGUF_MODEL")
     if name:
@@ -104,7 +110,7 @@ def default_model() -> Path:
 
 
 def pick_quant(names: list[str], quant: str) -> list[str]:
-    """The files of a quantisation; where several carry its name, those that end in it.
+    """Return the files of a quantisation; if several names have it in them, those that end in it.
 
     >>> pick_quant(["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m-q4_k.gguf"], "q4_K_m")
     ['m-Q4_K_M.gguf']
@@ -112,11 +118,11 @@ def pick_quant(names: list[str], quant: str) -> list[str]:
     ['m.Q4_K_M.gguf']
     """
     quant = re.escape(quant)
-    # "Q4_K" is not "Q4_K_M", "F16" is not "BF16".
+    # "Q4_K" must not match "Q4_K_M", nor "F16" match "BF16".
     anywhere = re.compile(rf"(?<![a-z0-9]){quant}(?![a-z0-9]|_[a-z0-9])", re.IGNORECASE)
     at_end = re.compile(rf"(?<![a-z0-9]){quant}(-\d{{5}}-of-\d{{5}})?\.gguf$", re.IGNORECASE)
-    found = [name for name in names if anywhere.search(name)]
-    return [name for name in found if at_end.search(name)] or found
+    matches = [name for name in names if anywhere.search(name)]
+    return [name for name in matches if at_end.search(name)] or matches
 
 
 def _from_catalogue(
@@ -131,12 +137,12 @@ def _from_catalogue(
             if refresh:
                 check(_pinned(model, quant), path, on_progress)
             return path
-    _refuse_fetching(short, download)
+    _require_download_allowed(short, download)
     return _pinned(model, quant)
 
 
 def _pinned(model: PublishedModel, quant: str) -> RepoFile:
-    """The file to fetch; the hub is asked for its checksum only where none is published."""
+    """Return the file to download; its checksum is requested from the hub only if none is published."""
     published = model.files[quant or model.default_quant]
     if published.sha256:
         return RepoFile(model.repo, model.revision, published.name, published.sha256, published.size_bytes)
@@ -151,14 +157,14 @@ def _from_repo(
     download: bool,
     refresh: bool,
     on_progress: Progress | None,
-    note: bool,
+    record: bool,
 ) -> Path | RepoFile:
-    wanted = f"{repo}/{file_name}" if file_name else f"{repo}:{quant}" if quant else repo
+    model = f"{repo}/{file_name}" if file_name else f"{repo}:{quant}" if quant else repo
     if not refresh or hub_settings().HF_HUB_OFFLINE:
         path = _cached(repo, quant, file_name)
         if path:
             return path
-    _refuse_fetching(wanted, download)
+    _require_download_allowed(model, download)
     commit, files = list_files(repo, "main")
     by_name = {file.name: file for file in files}
     names = [name for name in by_name if name.lower().endswith(".gguf")]
@@ -167,53 +173,53 @@ def _from_repo(
     else:
         chosen = pick_quant(names, quant) if quant else [name for name in names if is_model(name) or is_split(name)]
     file = _one(repo, [by_name[name] for name in chosen], files, file_name or quant or "GGUF file")
-    if note:
-        remember_revision(repo, "main", commit)
-    known = repo_folder(repo).joinpath("snapshots", commit, *file.name.split("/"))
-    if refresh and known.is_file():
-        check(file, known, on_progress)
+    if record:
+        record_revision(repo, "main", commit)
+    cached = snapshot_path(repo, commit, file.name)
+    if refresh and cached.is_file():
+        check(file, cached, on_progress)
     return file
 
 
-def _one(repo: str, chosen: list[RepoFile], files: list[RepoFile], wanted: str) -> RepoFile:
-    """The one file that was meant.
+def _one(repo: str, chosen: list[RepoFile], files: list[RepoFile], request: str) -> RepoFile:
+    """Return the only chosen file.
 
-    raises  ModelNotFoundError: none, several, or one in parts; what is there is listed
+    raises  ModelNotFoundError: none, several, or parts of a split model; the message lists the files
     """
     names = [file.name for file in files if file.name.lower().endswith(".gguf")]
     parts = [file for file in chosen if is_split(file.name)]
     if parts:
         raise ModelNotFoundError(
-            f"{repo}: {wanted} is split over {len(parts)} files ({parts[0].name}, ...). Fetch and join them with "
+            f"{repo}: {request} is split over {len(parts)} files ({parts[0].name}, ...). Download and join them with "
             "llama.cpp's llama-gguf-split --merge, then name the joined file."
         )
     if len(chosen) == 1:
         return chosen[0]
     if not names:
-        raise ModelNotFoundError(f"{repo} holds no GGUF file. If it is a checkpoint, convert it: qgguf convert {repo}")
-    seen = f"{len(chosen)} files match {wanted}" if chosen else f"no {wanted}"
-    shown = chosen or [file for file in files if file.name in names]
-    listed = ", ".join(file.name for file in shown[:20])
-    more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
-    raise ModelNotFoundError(f"{repo}: {seen}. Name one as {repo}/FILE: {listed}{more}.")
+        raise ModelNotFoundError(f"{repo} has no GGUF file. If it is a checkpoint, convert it: qgguf convert {repo}")
+    problem = f"{len(chosen)} files match {request}" if chosen else f"no {request}"
+    choices = chosen or [file for file in files if file.name in names]
+    listed = ", ".join(file.name for file in choices[:20])
+    more = f" and {len(choices) - 20} more" if len(choices) > 20 else ""
+    raise ModelNotFoundError(f"{repo}: {problem}. Name one as {repo}/FILE: {listed}{more}.")
 
 
 def _cached(repo: str, quant: str | None, file_name: str | None) -> Path | None:
-    """The cached file that a name means, of the newest revision that has it; None for none or several."""
+    """Return the cached file of the newest revision that has it; None if none or several match."""
     by_commit: dict[str, dict[str, Path]] = {}
     for commit, name, path in cached_files(repo):
         by_commit.setdefault(commit, {})[name] = path
     for paths in by_commit.values():
         names = [name for name in paths if name == file_name] if file_name else list(paths)
         names = pick_quant(names, quant) if quant else names
-        # Without a quantisation the one cached file may be one of many on the hub; it is what the user fetched.
+        # Without a quantisation this may be one file of many on the hub; it is the one that the user downloaded.
         if len(names) == 1:
             return paths[names[0]]
     return None
 
 
-def _refuse_fetching(wanted: str, download: bool) -> None:
+def _require_download_allowed(model: str, download: bool) -> None:
     if hub_settings().HF_HUB_OFFLINE:
-        raise ModelNotFoundError(explain_offline(wanted, cache_folder()))
+        raise ModelNotFoundError(explain_offline(model, cache_folder()))
     if not download:
-        raise ModelNotFoundError(f"{wanted} is not on this machine. Fetch it: qgguf pull {wanted}")
+        raise ModelNotFoundError(f"{model} is not on this machine. Fetch it: qgguf pull {model}")

@@ -1,4 +1,4 @@
-"""What the environment says about the hub, as huggingface-hub reads it."""
+"""The hub's settings from the environment, as huggingface-hub reads them."""
 
 import importlib
 import os
@@ -8,12 +8,14 @@ from qgguf.errors import ModelNotFoundError
 
 
 def hub_settings() -> Any:
-    """huggingface_hub.constants: what the environment says (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, ...).
+    """Return `huggingface_hub.constants`, which holds HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and others.
 
-    raises  ModelNotFoundError where huggingface-hub cannot even be imported for what it says
+    raises  ModelNotFoundError: HF_ENDPOINT is so wrong that huggingface-hub cannot be imported
     """
     try:
         return importlib.import_module("huggingface_hub.constants")
     except ValueError as error:
         endpoint = os.environ.get("HF_ENDPOINT", "")
-        raise ModelNotFoundError(f"HF_ENDPOINT={endpoint!r} is no URL ({error}). Correct it, or unset it.") from error
+        raise ModelNotFoundError(
+            f"HF_ENDPOINT={endpoint!r} is not a URL ({error}). Correct it, or unset it."
+        ) from error

@@ -1,9 +1,9 @@
-"""A Hugging Face checkpoint's files, as many as a conversion reads."""
+"""Downloads of Hugging Face checkpoints: those of their files that a conversion reads."""
 
 from pathlib import Path
 
 from qgguf.errors import ModelNotFoundError
-from qgguf.hub.cache_layout import cache_folder, remember_revision, repo_folder
+from qgguf.hub.cache_layout import cache_folder, record_revision, repo_folder
 from qgguf.hub.download import fetch
 from qgguf.hub.errors import explain_offline
 from qgguf.hub.repo_name import is_repo_name
@@ -11,21 +11,24 @@ from qgguf.hub.repository import list_files
 from qgguf.hub.settings import hub_settings
 from qgguf.types import Progress
 
-# What a conversion reads; a repository often holds the same weights in other formats too.
+# The files that a conversion reads; many repositories also have the same weights in other formats.
 _CHECKPOINT_NAMES = {"README.md", "vocab.txt", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model"}
 _CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".jinja"}
-# Other formats' folders, some with their own config.json and gigabytes beside it.
+# Folders of other formats; some have a config.json as well as gigabytes of weights.
 _OTHER_FORMATS = {"onnx", "openvino", "coreml", "tflite", "original", "gguf"}
 
 
 def fetch_checkpoint(
     repo_id: str, revision: str | None = None, on_progress: Progress | None = None
 ) -> tuple[Path, str]:
-    """A Hugging Face checkpoint's folder in the cache, with the files that a conversion reads, and its commit.
+    """Download the files of a checkpoint that a conversion reads; files in the cache are not downloaded again.
 
+    repo_id      "owner/name"
     revision     branch, tag or commit; None for main
     on_progress  called with bytes done and bytes in all, over all files
-    raises       ModelNotFoundError, ChecksumError
+    returns      the checkpoint's folder in the hub cache, and its commit
+    raises       ModelNotFoundError: no such repository or revision, no safetensors in it, no network, no space;
+                 ChecksumError: other bytes than the published ones
     """
     if not is_repo_name(repo_id):
         raise ModelNotFoundError(f"{repo_id} is neither a folder nor a repository (owner/name).")
@@ -33,31 +36,31 @@ def fetch_checkpoint(
     if hub_settings().HF_HUB_OFFLINE:
         return _cached_checkpoint(repo_id, revision)
     commit, files = list_files(repo_id, revision)
-    remember_revision(repo_id, revision, commit)
+    record_revision(repo_id, revision, commit)
     files = [file for file in files if _is_part_of_checkpoint(file.name)]
     if not any(file.name.endswith(".safetensors") for file in files):
         raise ModelNotFoundError(
-            f"{repo_id} holds no *.safetensors weights. Choose a repository that does; one of GGUF files needs no "
+            f"{repo_id} has no *.safetensors weights. Choose a repository that has them. GGUF files need no "
             f"conversion: qgguf pull {repo_id}"
         )
     total_bytes = sum(file.size_bytes or 0 for file in files)
     done_bytes = 0
     for file in files:
 
-        def on_file(file_bytes: int, _file_total: int, before: int = done_bytes) -> None:
+        def on_file(file_bytes: int, _file_total: int, earlier_bytes: int = done_bytes) -> None:
             if on_progress:
-                on_progress(before + file_bytes, total_bytes)
+                on_progress(earlier_bytes + file_bytes, total_bytes)
 
         fetch(file, on_file)
         done_bytes += file.size_bytes or 0
-        # A file that was here already says nothing itself.
+        # For a file in the cache, `fetch` reports no progress.
         on_file(0, 0, done_bytes)
     return repo_folder(repo_id) / "snapshots" / commit, commit
 
 
 def _cached_checkpoint(repo: str, revision: str) -> tuple[Path, str]:
-    note = repo_folder(repo) / "refs" / revision
-    commit = note.read_text(encoding="utf-8").strip() if note.is_file() else revision
+    ref = repo_folder(repo) / "refs" / revision
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
     folder = repo_folder(repo) / "snapshots" / commit
     if not folder.is_dir():
         raise ModelNotFoundError(explain_offline(repo, cache_folder()))
@@ -66,8 +69,7 @@ def _cached_checkpoint(repo: str, revision: str) -> tuple[Path, str]:
 
 def _is_part_of_checkpoint(name: str) -> bool:
     folders = {part.lower() for part in name.split("/")[:-1]}
-    base = name.rsplit("/", 1)[-1]
-    suffix = Path(base).suffix
-    if folders & _OTHER_FORMATS or base.startswith("."):
+    file_name = name.rsplit("/", 1)[-1]
+    if folders & _OTHER_FORMATS or file_name.startswith("."):
         return False
-    return base in _CHECKPOINT_NAMES or suffix in _CHECKPOINT_SUFFIXES
+    return file_name in _CHECKPOINT_NAMES or Path(file_name).suffix in _CHECKPOINT_SUFFIXES

