@@ -294,9 +294,9 @@ class Raw:
     def __init__(self, model: str, threads: int) -> None:
         from qgguf.model.from_gguf import read_spec
         from qgguf.native.model import NativeModel
-        from qgguf.native.prompt_speed import RawPass
+        from qgguf.native.prompt_speed import PromptProcessing
 
-        self.passes = RawPass(NativeModel(model, read_spec(Path(model)), "cpu"), threads=threads)
+        self.passes = PromptProcessing(NativeModel(model, read_spec(Path(model)), "cpu"), threads=threads)
         self.about = {"n_tokens": self.passes.n_tokens, "versions": installed("llama-cpp-python")}
 
     def vectors(self, texts: Sequence[str], prompt: str) -> np.ndarray:

@@ -11,24 +11,24 @@ from qgguf import Embedder
 from qgguf.batching import common_length, sort_order
 from qgguf.errors import NativeError, OptionError
 from qgguf.evaluation import sample_texts
-from qgguf.evaluation.speed import LEAST_QUERIES, LEAST_TEXTS, ROUNDS, STEPS, Figures, measure
+from qgguf.evaluation.speed import LEAST_QUERIES, LEAST_TEXTS, ROUNDS, STEPS, Measurement, measure
 from qgguf.hardware.machine import this_machine
 from qgguf.hardware.process_memory import peak_resident_bytes, resident_bytes
 from qgguf.model.from_gguf import read_spec
 from qgguf.native.model import NativeModel
-from qgguf.native.prompt_speed import N_TOKENS, RawPass
+from qgguf.native.prompt_speed import N_TOKENS, PromptProcessing
 from tests.support.processes import qgguf
 
 
 @pytest.fixture(scope="module")
-def measured(small_qwen3: Path) -> tuple[Figures, list[tuple[int, int]]]:
+def measured(small_qwen3: Path) -> tuple[Measurement, list[tuple[int, int]]]:
     """Return the figures of a short run, and its progress."""
     steps: list[tuple[int, int]] = []
     figures = measure(small_qwen3, seconds=0.5, threads=1, on_progress=lambda *step: steps.append(step))
     return figures, steps
 
 
-def test_figures_are_consistent(measured: tuple[Figures, list[tuple[int, int]]], small_qwen3: Path):
+def test_figures_are_consistent(measured: tuple[Measurement, list[tuple[int, int]]], small_qwen3: Path):
     """Rates follow from texts, tokens and seconds, with tokens as the model's tokenizer counts them."""
     figures, _ = measured
     assert figures.model["size_bytes"] == small_qwen3.stat().st_size
@@ -53,7 +53,7 @@ def test_figures_are_consistent(measured: tuple[Figures, list[tuple[int, int]]],
         assert min(figures.queries.n_tokens) > prompt * figures.queries.n_texts[0]
 
 
-def test_progress_ends_at_the_total(measured: tuple[Figures, list[tuple[int, int]]]):
+def test_progress_ends_at_the_total(measured: tuple[Measurement, list[tuple[int, int]]]):
     """Each step is reported once."""
     assert measured[1] == [(done, STEPS) for done in range(STEPS + 1)]
 
@@ -106,7 +106,7 @@ def test_bench_command(small_qwen3: Path, tmp_path: Path):
 
 def test_prompt_speed_is_measured(small_qwen3: Path):
     """It can be measured again until it is closed, and keeps its model open."""
-    passes = RawPass(NativeModel(small_qwen3, read_spec(small_qwen3), "cpu"), threads=1)
+    passes = PromptProcessing(NativeModel(small_qwen3, read_spec(small_qwen3), "cpu"), threads=1)
     assert passes.seconds() > 0 and passes.seconds() > 0
     passes.close()
     with pytest.raises(NativeError, match="closed"):

@@ -1,4 +1,4 @@
-"""qgguf bench."""
+"""The command `qgguf bench`."""
 
 import json
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from qgguf.cli.text_input import read_texts
 from qgguf.units import readable
 
 if TYPE_CHECKING:
-    from qgguf.evaluation.speed import Figures, Rate
+    from qgguf.evaluation.speed import Measurement, Throughput
 
 STRATEGIES = ("last_rows", "two_calls", "plain")
 
@@ -23,16 +23,16 @@ STRATEGIES = ("last_rows", "two_calls", "plain")
     "file",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     metavar="FILE",
-    help="Documents of your own, a line each (- for stdin). Default: made-up ones of many languages.",
+    help="Your own documents, one per line (- for stdin). Default: generated texts in many languages.",
 )
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=10,
     show_default=True,
     metavar="S",
-    help="To spend; a large model takes longer.",
+    help="Seconds to spend; a large model takes longer.",
 )
 @threads_option
 @click.option("--strategy", type=click.Choice(STRATEGIES), help="How llama.cpp is driven. Default: the fastest.")
@@ -51,10 +51,11 @@ def bench(
     ram: int | None,
     kv_type: str | None,
 ) -> None:
-    """Measure how fast a model is on this machine.
+    """Measure how fast a model is on this machine. Run it on an idle machine.
 
-    Documents are texts of 10 to 150 tokens, queries short questions behind the model's query prompt. The raw rate is
-    what llama.cpp's own kernels do: 512 tokens in one pass and no vector, as llama-bench measures it.
+    Documents are texts of 10 to 150 tokens; queries are short questions with the model's query prompt. The raw rate is
+    that of llama.cpp's own prompt processing, without embeddings, for 512 tokens at once, as llama-bench measures it
+    (pp512). More than 100 % of it is possible.
     """
     from qgguf.cli.progress import bar
 
@@ -65,7 +66,7 @@ def bench(
     from qgguf.evaluation.speed import measure
 
     with bar("Measuring", "step") as show:
-        figures = measure(
+        measurement = measure(
             path,
             texts=texts,
             seconds=seconds,
@@ -78,40 +79,40 @@ def bench(
             on_progress=show,
         )
     if as_json:
-        click.echo(json.dumps(figures.as_dict(), ensure_ascii=False))
+        click.echo(json.dumps(measurement.as_dict(), ensure_ascii=False))
         return
-    for name, value in _rows(figures):
+    for name, value in _rows(measurement):
         click.echo(f"{name:<14}{value}")
 
 
-def _rows(figures: "Figures") -> list[tuple[str, str]]:
-    model, machine, versions = figures.model, figures.machine, figures.versions
+def _rows(measurement: "Measurement") -> list[tuple[str, str]]:
+    model, machine, versions = measurement.model, measurement.machine, measurement.versions
     packages = ", ".join(f"{name} {value}" for name, value in versions.items())
-    one = figures.one_query
-    peak = "not known on this system" if figures.peak_bytes is None else readable(figures.peak_bytes)
-    prompt = "with the query prompt" if figures.query_prompt else "no prompt"
+    one_query, n_calls = measurement.one_query, len(measurement.one_query.seconds)
+    peak = "unknown on this system" if measurement.peak_bytes is None else readable(measurement.peak_bytes)
+    prompt = "with the query prompt" if measurement.query_prompt else "no prompt"
     return [
         ("model", f"{model['name']}, {model['quantization']}, {readable(model['size_bytes'])}"),
         ("machine", f"{machine.cpu}, {machine.cores} cores, {machine.system}"),
         ("versions", packages),
-        ("runs with", f"{figures.threads} threads, {figures.device}, strategy {figures.strategy}"),
-        ("opened in", f"{figures.open_seconds:.2f} s"),
-        ("documents", _rate(figures.documents)),
-        ("queries", f"{_rate(figures.queries)}, {prompt}"),
+        ("runs with", f"{measurement.threads} threads, {measurement.device}, strategy {measurement.strategy}"),
+        ("opened in", f"{measurement.open_seconds:.2f} s"),
+        ("documents", _throughput(measurement.documents)),
+        ("queries", f"{_throughput(measurement.queries)}, {prompt}"),
         (
             "one query",
-            f"{one.median * 1000:,.1f} ms median, {one.p95 * 1000:,.1f} ms p95   {len(one.seconds)} calls",
+            f"{one_query.median * 1000:,.1f} ms median, {one_query.p95 * 1000:,.1f} ms p95   {n_calls} calls",
         ),
-        ("raw rate", f"{figures.raw.tokens_per_second:9,.0f} tok/s"),
-        ("reached", f"{figures.raw_share:9.0%} of the raw rate, by documents"),
+        ("raw rate", f"{measurement.raw.tokens_per_second:9,.0f} tok/s"),
+        ("reached", f"{measurement.raw_share:9.0%} of the raw rate, with documents"),
         ("peak memory", peak),
     ]
 
 
-def _rate(rate: "Rate") -> str:
-    each = rate.each_tokens_per_second
-    n_texts, n_tokens = sum(rate.n_texts), sum(rate.n_tokens)
+def _throughput(throughput: "Throughput") -> str:
+    each = throughput.each_tokens_per_second
+    n_texts, n_tokens = sum(throughput.n_texts), sum(throughput.n_tokens)
     return (
-        f"{rate.tokens_per_second:9,.0f} tok/s {rate.texts_per_second:9,.1f} texts/s   "
+        f"{throughput.tokens_per_second:9,.0f} tok/s {throughput.texts_per_second:9,.1f} texts/s   "
         f"{len(each)} rounds of {min(each):,.0f} to {max(each):,.0f} tok/s; {n_texts:,} texts, {n_tokens:,} tokens"
     )

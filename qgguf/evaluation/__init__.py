@@ -1,1 +1,1 @@
-"""Measuring models."""
+"""Measurements of models."""

@@ -1,4 +1,4 @@
-"""Made-up texts of many languages to measure with: the same every time, no two alike, few begun alike. Pure."""
+"""Generated texts in many languages for measurements: repeatable, all different, few with equal beginnings. Pure."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """Words to draw from, and how they make a sentence.
+    """The words of a language, and how they form sentences.
 
-    tokens  that a word has on average, its space included, with the tokenizer of Qwen3
+    tokens  mean tokens per word, its space included, of Qwen3's tokenizer
+    joint   text between words
+    stop    text at the end of a sentence
     """
 
     words: tuple[str, ...]
@@ -122,37 +124,37 @@ _SIGNS = ("😉", "👍🏽", "🇯🇵", "(1 + 1 = 2)", "é", "한", "42 %", "�
 _QUESTIONS = ("how", "why does", "where is", "can", "what", "which", "who", "when did")
 
 SHORTEST, LONGEST = 14, 138
-"""Tokens that a document is meant to have; what it has lies between 10 and 150, but for a few."""
+"""Range of the token count that a document aims at. Nearly all documents have 10 to 150 tokens in the end."""
 
 
 def documents(seed: int = 0, languages: Sequence[str] = tuple(LANGUAGES)) -> Iterator[str]:
-    """Endless texts of 10 to 150 tokens (of Qwen3's tokenizer), all different.
+    """Generate texts of 10 to 150 tokens (of Qwen3's tokenizer) without end, all different.
 
     >>> import itertools
     >>> first, second = itertools.islice(documents(seed=1), 2)
     >>> first == second, first == next(documents(seed=1))
     (False, True)
     """
-    dice = random.Random(f"documents {seed}")
-    return _different(lambda: _document(dice, LANGUAGES[dice.choice(languages)]))
+    rng = random.Random(f"documents {seed}")
+    return _different(lambda: _document(rng, LANGUAGES[rng.choice(languages)]))
 
 
 def queries(seed: int = 0) -> Iterator[str]:
-    """Endless short questions of 3 to 9 words, in English, all different."""
-    dice = random.Random(f"queries {seed}")
+    """Generate English questions of 3 to 9 words without end, all different."""
+    rng = random.Random(f"queries {seed}")
     words = LANGUAGES["english"].words
 
     def query() -> str:
-        return f"{dice.choice(_QUESTIONS)} {' '.join(dice.choices(words, k=dice.randint(2, 7)))}?"
+        return f"{rng.choice(_QUESTIONS)} {' '.join(rng.choices(words, k=rng.randint(2, 7)))}?"
 
     return _different(query)
 
 
 def short_texts(seed: int = 0) -> Iterator[str]:
-    """Endless texts of 3 to 10 words of one language, all different."""
-    dice = random.Random(f"short texts {seed}")
+    """Generate texts of 3 to 10 words without end, all different, each in one language."""
+    rng = random.Random(f"short texts {seed}")
     spaced = [language.words for language in LANGUAGES.values() if language.joint == " "]
-    return _different(lambda: " ".join(dice.choices(dice.choice(spaced), k=dice.randint(3, 10))))
+    return _different(lambda: " ".join(rng.choices(rng.choice(spaced), k=rng.randint(3, 10))))
 
 
 def _different(make: Callable[[], str]) -> Iterator[str]:
@@ -164,16 +166,16 @@ def _different(make: Callable[[], str]) -> Iterator[str]:
             yield text
 
 
-def _document(dice: random.Random, language: Language) -> str:
-    """Sentences until the text has its share of tokens; a sign of another world now and then."""
-    wanted = dice.uniform(SHORTEST, LONGEST) / language.tokens
+def _document(rng: random.Random, language: Language) -> str:
+    """Join sentences up to a random length; some get an emoji, a number or a word of another script."""
+    target_words = rng.uniform(SHORTEST, LONGEST) / language.tokens
     sentences: list[str] = []
     n_words = 0
-    while n_words < wanted:
-        n = max(3, round(min(dice.randint(5, 12), wanted - n_words)))
-        words = dice.choices(language.words, k=n)
-        if n > 4 and dice.random() < 0.2:
-            words[dice.randrange(1, n)] = dice.choice(_SIGNS)
+    while n_words < target_words:
+        n = max(3, round(min(rng.randint(5, 12), target_words - n_words)))
+        words = rng.choices(language.words, k=n)
+        if n > 4 and rng.random() < 0.2:
+            words[rng.randrange(1, n)] = rng.choice(_SIGNS)
         sentence = language.joint.join(words)
         sentences.append(sentence[:1].upper() + sentence[1:] + language.stop)
         n_words += n + 1

@@ -1,4 +1,4 @@
-"""How fast a model is here: documents, queries, one query, and the share of llama.cpp's raw rate that is reached."""
+"""Benchmark of a model: documents, queries, single queries, and llama.cpp's own prompt processing for comparison."""
 
 import itertools
 import os
@@ -20,25 +20,26 @@ from qgguf.hardware.machine import Machine, this_machine
 from qgguf.hardware.process_memory import peak_resident_bytes
 from qgguf.model.prompts import QUERY_PROMPT_NAMES
 from qgguf.native.model import NativeModel
-from qgguf.native.prompt_speed import RawPass
+from qgguf.native.prompt_speed import PromptProcessing
 from qgguf.settings import threads_setting
 from qgguf.types import Progress
 
 ROUNDS = 3
 LEAST_TEXTS, MOST_TEXTS = 8, 8192
 LEAST_QUERIES, MOST_QUERIES = 11, 500
-# Shares of the time, for documents, queries, single queries and raw passes.
+# Shares of the time for documents, queries, single queries and llama.cpp's prompt processing.
 SHARES = (0.4, 0.2, 0.15, 0.25)
-# A pilot for documents and one for queries, their rounds, the single queries, the raw passes and one before them.
-STEPS = 2 + 2 * ROUNDS + 1 + 1 + ROUNDS
+# Documents and queries have a trial and rounds each, prompt processing too; the single queries are one step.
+STEPS = 3 * (1 + ROUNDS) + 1
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """Work done in rounds.
+class Throughput:
+    """Texts, tokens and seconds of several rounds.
 
-    n_texts, n_tokens  (rounds,) in each round; tokens as computed: prompt and end token in, what was cut off out
-    seconds            (rounds,)
+    n_texts   of each round
+    n_tokens  of each round, as computed: with prompts and end tokens, without truncated tokens
+    seconds   of each round
     """
 
     n_texts: tuple[int, ...]
@@ -47,48 +48,51 @@ class Rate:
 
     @property
     def texts_per_second(self) -> float:
-        """Of the round in the middle."""
-        return statistics.median(n / taken for n, taken in zip(self.n_texts, self.seconds, strict=True))
+        """Texts per second, median of the rounds."""
+        return statistics.median(n / s for n, s in zip(self.n_texts, self.seconds, strict=True))
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the round in the middle."""
+        """Tokens per second, median of the rounds."""
         return statistics.median(self.each_tokens_per_second)
 
     @property
     def each_tokens_per_second(self) -> tuple[float, ...]:
-        """(rounds,)"""
-        return tuple(n / taken for n, taken in zip(self.n_tokens, self.seconds, strict=True))
+        """Tokens per second of each round."""
+        return tuple(n / s for n, s in zip(self.n_tokens, self.seconds, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """One text at a time: seconds of each call."""
+    """Seconds of each call with a single text."""
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
+        """Median in seconds."""
         return statistics.median(self.seconds)
 
     @property
     def p95(self) -> float:
-        """95 of 100 calls took no longer."""
+        """95th percentile in seconds."""
         return float(np.percentile(self.seconds, 95))
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What `measure` found.
+class Measurement:
+    """The result of `measure`.
 
-    model            name, quantization, file, size_bytes, n_params
-    threads, device, strategy   how it ran
-    open_seconds     from the name to an Embedder that can work
-    documents        texts without a prompt
-    queries          texts with the model's query prompt, where it has one (query_prompt)
-    one_query        the same, one in each call; the prompt was computed before
-    raw              passes of llama.cpp's own prompt processing, embeddings off
-    peak_bytes       largest resident memory of the process, before the raw passes; None where the system does not say
+    model         name, quantization, file, size_bytes, n_params
+    versions      package -> version
+    threads, device, strategy   as used
+    open_seconds  time to open the Embedder
+    documents     texts without a prompt
+    queries       texts with the model's query prompt
+    query_prompt  None for a model without one
+    one_query     queries in a call each, after the prompt was computed once
+    raw           llama.cpp's own prompt processing, without embeddings
+    peak_bytes    peak resident memory of the process, before `raw` was measured; None if unknown on this system
     """
 
     model: dict[str, Any]
@@ -98,31 +102,34 @@ class Figures:
     device: str
     strategy: str
     open_seconds: float
-    documents: Rate
-    queries: Rate
+    documents: Throughput
+    queries: Throughput
     query_prompt: str | None
     one_query: Latency
-    raw: Rate
+    raw: Throughput
     peak_bytes: int | None
 
     @property
     def raw_share(self) -> float:
-        """Tokens of documents in a second, as a share of the raw rate."""
+        """Tokens per second of documents, divided by those of `raw`."""
         return self.documents.tokens_per_second / self.raw.tokens_per_second
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it in words and numbers, for JSON."""
+        """Return everything as values for JSON, derived values included."""
         values = asdict(self)
         for name in ("documents", "queries", "raw"):
-            rate: Rate = getattr(self, name)
-            values[name] |= {"texts_per_second": rate.texts_per_second, "tokens_per_second": rate.tokens_per_second}
+            throughput: Throughput = getattr(self, name)
+            values[name] |= {
+                "texts_per_second": throughput.texts_per_second,
+                "tokens_per_second": throughput.tokens_per_second,
+            }
         del values["raw"]["texts_per_second"]
         values["one_query"] |= {"median": self.one_query.median, "p95": self.one_query.p95}
         return values | {"raw_share": self.raw_share}
 
 
 def versions() -> dict[str, str]:
-    """What the figures depend on: package -> version."""
+    """Return the versions that a measurement depends on, by package."""
     from qgguf._version import __version__
 
     names = ("llama-cpp-python", "numpy")
@@ -141,19 +148,19 @@ def measure(
     kv_type: str | None = None,
     strategy: str | None = None,
     on_progress: Progress = lambda done, total: None,
-) -> Figures:
+) -> Measurement:
     """Benchmark a model. Run it on an idle machine.
 
-    texts        documents; default: `sample_texts`. As many as the time allows are taken, the same in each round
-    seconds      to spend, opening not counted; a large model takes longer for the least that tells anything
+    texts        documents; as many of the first as the time allows, the same in each round. None: `sample_texts`
+    seconds      time to spend after the model is open; a slow model takes longer, because each part has a minimum
     device, threads, vram, ram, kv_type, strategy   as for Embedder
     on_progress  called with steps done and steps in all
-    raises       OptionError; what Embedder raises
+    raises       OptionError: no texts, or invalid seconds; the errors of Embedder
     """
     if texts is not None and not texts:
-        raise OptionError("No texts to measure with. Give at least one.")
+        raise OptionError("texts is empty. Give at least one, or None for sample texts.")
     if not seconds > 0:
-        raise OptionError(f"seconds={seconds!r}; more than 0 are needed.")
+        raise OptionError(f"seconds is {seconds!r}; a number above 0 is needed.")
     steps = _Steps(on_progress)
     budgets = [share * seconds for share in SHARES]
     started = time.perf_counter()
@@ -161,22 +168,22 @@ def measure(
         model, device=device, threads=threads, vram=vram, ram=ram, kv_type=kv_type, strategy=strategy
     ) as embedder:
         open_seconds = time.perf_counter() - started
-        documents = _rate(embedder, _documents(texts), None, budgets[0], steps)
+        documents = _throughput(embedder, _documents(texts), None, budgets[0], steps)
         prompt_name = next((name for name in QUERY_PROMPT_NAMES if name in embedder.prompts), None)
         questions = sample_texts.queries()
-        queries = _rate(embedder, lambda n: list(itertools.islice(questions, n)), prompt_name, budgets[1], steps)
+        queries = _throughput(embedder, lambda n: list(itertools.islice(questions, n)), prompt_name, budgets[1], steps)
         one_query = _latency(embedder, questions, budgets[2], steps)
         peak = peak_resident_bytes()
-        spec, path, used, way = embedder.spec, embedder.path, embedder.device, embedder.strategy.value
+        spec, path, used_device, used_strategy = embedder.spec, embedder.path, embedder.device, embedder.strategy.value
         gpu_layers = embedder.plan.n_gpu_layers
     n_threads = threads_setting(threads) or usable_cores()
-    # After the model is closed: two copies of a large one may be more than the machine has.
-    raw_model = NativeModel(path, spec, used, gpu_layers=gpu_layers)
+    # The embedder is closed by now, because two copies of a large model may not fit into memory.
+    raw_model = NativeModel(path, spec, used_device, gpu_layers=gpu_layers)
     try:
         raw = _raw(raw_model, n_threads, budgets[3], steps)
     finally:
         raw_model.close()
-    return Figures(
+    return Measurement(
         model={
             "name": spec.name,
             "quantization": spec.quantization,
@@ -187,8 +194,8 @@ def measure(
         machine=this_machine(),
         versions=versions(),
         threads=n_threads,
-        device=used,
-        strategy=way,
+        device=used_device,
+        strategy=used_strategy,
         open_seconds=open_seconds,
         documents=documents,
         queries=queries,
@@ -200,74 +207,76 @@ def measure(
 
 
 class _Steps:
+    """A counter of steps that reports its progress."""
+
     def __init__(self, on_progress: Progress) -> None:
         self._done, self._on_progress = 0, on_progress
         on_progress(0, STEPS)
 
-    def one(self) -> None:
+    def advance(self) -> None:
         self._done += 1
         self._on_progress(self._done, STEPS)
 
 
 def _documents(texts: Sequence[str] | None) -> Callable[[int], list[str]]:
-    """A function that gives n texts: ever new ones, or always the first of the user's."""
+    """Return a function for n texts: new sample texts at each call, or always the first of the user's."""
     if texts is not None:
         return lambda n: list(texts[:n])
     fresh = sample_texts.documents()
     return lambda n: list(itertools.islice(fresh, n))
 
 
-def _rate(
+def _throughput(
     embedder: Embedder, take: Callable[[int], list[str]], prompt_name: str | None, budget: float, steps: _Steps
-) -> Rate:
-    embedder.embed(take(2), prompt_name=prompt_name)  # what is done once: contexts, caches, the prompt
-    pilot = _timed(embedder, take(LEAST_TEXTS), prompt_name)
-    steps.one()
-    n = _within(LEAST_TEXTS, budget / ROUNDS * pilot[0] / pilot[2], MOST_TEXTS)
-    found = []
+) -> Throughput:
+    embedder.embed(take(2), prompt_name=prompt_name)  # warm up: contexts, caches, the prompt
+    n_trial, _, trial_seconds = _timed(embedder, take(LEAST_TEXTS), prompt_name)
+    steps.advance()
+    n = _clamped(LEAST_TEXTS, budget / ROUNDS * n_trial / trial_seconds, MOST_TEXTS)
+    rounds = []
     for _ in range(ROUNDS):
-        found.append(_timed(embedder, take(n), prompt_name))
-        steps.one()
-    n_texts, n_tokens, taken = zip(*found, strict=True)
-    return Rate(n_texts, n_tokens, taken)
+        rounds.append(_timed(embedder, take(n), prompt_name))
+        steps.advance()
+    n_texts, n_tokens, seconds = zip(*rounds, strict=True)
+    return Throughput(n_texts, n_tokens, seconds)
 
 
 def _timed(embedder: Embedder, texts: list[str], prompt_name: str | None) -> tuple[int, int, float]:
-    """(texts, tokens, seconds) of one call."""
+    """Return (texts, tokens, seconds) of one call."""
     started = time.perf_counter()
     embeddings = embedder.embed(texts, prompt_name=prompt_name)
-    taken = time.perf_counter() - started
-    return len(texts), int(np.minimum(embeddings.n_tokens, embedder.max_tokens).sum()), taken
+    seconds = time.perf_counter() - started
+    return len(texts), int(np.minimum(embeddings.n_tokens, embedder.max_tokens).sum()), seconds
 
 
 def _latency(embedder: Embedder, questions: Iterator[str], budget: float, steps: _Steps) -> Latency:
-    def one() -> float:
+    def one_call() -> float:
         text = next(questions)
         started = time.perf_counter()
         embedder.encode_query(text)
         return time.perf_counter() - started
 
-    one()
-    n = _within(LEAST_QUERIES, budget / one(), MOST_QUERIES)
-    found = tuple(one() for _ in range(n))
-    steps.one()
-    return Latency(found)
+    one_call()
+    n = _clamped(LEAST_QUERIES, budget / one_call(), MOST_QUERIES)
+    seconds = tuple(one_call() for _ in range(n))
+    steps.advance()
+    return Latency(seconds)
 
 
-def _raw(model: NativeModel, threads: int, budget: float, steps: _Steps) -> Rate:
-    passes = RawPass(model, threads=threads)
+def _raw(model: NativeModel, threads: int, budget: float, steps: _Steps) -> Throughput:
+    processing = PromptProcessing(model, threads=threads)
     try:
-        first = passes.seconds()
-        steps.one()
-        n = _within(1, budget / ROUNDS / first, MOST_TEXTS)
-        taken = []
+        trial_seconds = processing.seconds()
+        steps.advance()
+        n = _clamped(1, budget / ROUNDS / trial_seconds, MOST_TEXTS)
+        seconds = []
         for _ in range(ROUNDS):
-            taken.append(sum(passes.seconds() for _ in range(n)))
-            steps.one()
+            seconds.append(sum(processing.seconds() for _ in range(n)))
+            steps.advance()
     finally:
-        passes.close()
-    return Rate((n,) * ROUNDS, (n * passes.n_tokens,) * ROUNDS, tuple(taken))
+        processing.close()
+    return Throughput((n,) * ROUNDS, (n * processing.n_tokens,) * ROUNDS, tuple(seconds))
 
 
-def _within(least: int, wanted: float, most: int) -> int:
-    return round(min(max(wanted, least), most))
+def _clamped(least: int, number: float, most: int) -> int:
+    return round(min(max(number, least), most))

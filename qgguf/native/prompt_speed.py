@@ -13,7 +13,7 @@ from qgguf.native.model import NativeModel
 N_TOKENS = 512
 
 
-class RawPass:
+class PromptProcessing:
     """Prompt processing as llama-bench's pp512 measures it: 512 random tokens, no embeddings, the last token's logits.
 
     model    open
@@ -53,7 +53,7 @@ class RawPass:
         """Seconds of one pass over `n_tokens` tokens."""
         llama = binding.llama()
         if self._handle is None:
-            raise NativeError("This RawPass is closed. Make another.")
+            raise NativeError("This PromptProcessing is closed. Open another.")
         if self._memory:
             llama.llama_memory_clear(self._memory, False)
         batch = llama.llama_batch_get_one(self._ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)), self.n_tokens)
