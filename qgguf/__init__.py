@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qgguf.hub.resolve import pull
     from qgguf.memory.planner import Plan
     from qgguf.model.spec import ModelSpec, Pooling
-    from qgguf.native.context import Strategy
+    from qgguf.native.strategy import Strategy
 
 __all__ = [
     "Embedder",
@@ -40,7 +40,7 @@ _HOMES = {
     "ModelSpec": "model.spec",
     "Plan": "memory.planner",
     "Pooling": "model.spec",
-    "Strategy": "native.context",
+    "Strategy": "native.strategy",
     "convert_checkpoint": "convert.converter",
     "list_models": "hub.cache",
     "pull": "hub.resolve",

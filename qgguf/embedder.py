@@ -21,7 +21,7 @@ from qgguf.memory.planner import Plan, PlanRequest
 from qgguf.model import prompts as prompt_texts
 from qgguf.model.from_gguf import read_header, spec_of
 from qgguf.model.spec import ModelSpec, Pooling
-from qgguf.native.context import Strategy
+from qgguf.native.strategy import Strategy
 from qgguf.option_values import LEAST_MAX_TOKENS, PRECISIONS, TRUNCATIONS
 from qgguf.settings import bytes_setting, device_setting, threads_setting, vram_setting
 
@@ -142,7 +142,7 @@ class Embedder:
 
     @property
     def strategy(self) -> Strategy:
-        """How llama.cpp is driven, see `qgguf.native.context.Strategy`."""
+        """How llama.cpp is driven, see `qgguf.Strategy`."""
         return self._engine.strategy
 
     @property

@@ -182,7 +182,8 @@ def test_mmap_and_repacking_are_what_llama_cpp_does(qwen3_q4: Path, caplog: pyte
 
 def test_loading_options_change_no_vector(small_qwen3: Path):
     """Where weights lie is not what they are."""
-    from qgguf.native.context import NativeContext, Strategy
+    from qgguf.native.context import NativeContext
+    from qgguf.native.strategy import Strategy
 
     ids = [np.arange(5, 5 + n, dtype=np.int32) for n in (3, 40)]
     found = []
@@ -224,10 +225,10 @@ def test_layers_and_head_are_where_they_are_asked_for(qwen3_f16: Path, caplog: p
     def on_gpu(**options: object) -> float:
         caplog.clear()
         model = NativeModel(qwen3_f16, spec, "gpu", **options)
-        assert model.device == "gpu" and model.place.is_gpu
+        assert model.device.is_gpu
         model.close()
         lines = [record.message for record in caplog.records if "model buffer size" in record.message]
-        return sum(float(line.split("=")[1].split()[0]) for line in lines if model.place.name in line.split()[1])
+        return sum(float(line.split("=")[1].split()[0]) for line in lines if model.device.name in line.split()[1])
 
     every, one, with_head = on_gpu(), on_gpu(gpu_layers=1), on_gpu(head=True)
     head = spec.vocab_size * spec.dims * 2 / 2**20

@@ -103,7 +103,8 @@ def test_two_runs_of_one_call_give_the_same_bytes(small_qwen3):
 def test_long_texts_span_micro_batches(qwen3):
     """A text of thousands of tokens gives the vector of llama.cpp's pooling, read chunk by chunk."""
     from qgguf.model.spec import Pooling
-    from qgguf.native.context import NativeContext, Strategy
+    from qgguf.native.context import NativeContext
+    from qgguf.native.strategy import Strategy
 
     ids = np.array(qwen3.token_ids("word é 한 " * 700), np.int32)
     assert len(ids) > 2048
@@ -531,7 +532,8 @@ def test_a_strategy_that_does_not_fit_is_refused(minilm_q8, small_qwen3):
 def test_a_short_rest_is_not_computed_in_half_precision(qwen3, n_tokens):
     """A text a little longer than a micro-batch is as exact as one that fills it: slices are of like size."""
     from qgguf.model.spec import Pooling
-    from qgguf.native.context import NativeContext, Strategy
+    from qgguf.native.context import NativeContext
+    from qgguf.native.strategy import Strategy
 
     ids = np.array((qwen3.token_ids("word é 한 " * 420) * 2)[:n_tokens], np.int32)
     found = []

@@ -37,6 +37,7 @@ PURE_MODULES = {
     "inference.inputs",
     "native.builds",
     "hub.repo_name",
+    "native.strategy",
     "evaluation.sample_texts",
 }
 VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from qgguf import Embedder, Embeddings
 from qgguf.model.spec import Pooling
-from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext, Strategy
+from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext
 from qgguf.native.model import NativeModel
+from qgguf.native.strategy import Strategy
 from tests.support.comparing import cosines
 from tests.support.lanes import WatchedLanes
 from tests.support.waiting import until

@@ -8,12 +8,11 @@ import click
 from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.options import device_option, find_model, memory_options, threads_option
 from qgguf.cli.text_input import read_texts
+from qgguf.native.strategy import STRATEGY_NAMES
 from qgguf.units import readable
 
 if TYPE_CHECKING:
     from qgguf.evaluation.speed import Measurement, Throughput
-
-STRATEGIES = ("last_rows", "two_calls", "plain")
 
 
 @click.command(short_help="Measure how fast a model is on this machine.")
@@ -35,7 +34,7 @@ STRATEGIES = ("last_rows", "two_calls", "plain")
     help="Seconds to spend; a large model takes longer.",
 )
 @threads_option
-@click.option("--strategy", type=click.Choice(STRATEGIES), help="How llama.cpp is driven. Default: the fastest.")
+@click.option("--strategy", type=click.Choice(STRATEGY_NAMES), help="How llama.cpp is driven. Default: the fastest.")
 @device_option
 @memory_options
 @verbose_option

@@ -20,13 +20,11 @@ from qgguf.hardware.gpu import Graphics, backends_for, read_graphics
 from qgguf.hardware.ram import HostMemory, host_memory
 from qgguf.hub.catalogue import CATALOGUE
 from qgguf.native.builds import compile_line, wheel_line
+from qgguf.native.strategy import LEAST_COSINE
 from qgguf.settings import device_setting, threads_setting, vram_setting
 from qgguf.types import Progress
 
 Value = TypeVar("Value")
-
-LEAST_COSINE = 0.999
-"""To llama.cpp's own path on the same device; quantised weights round differently for one row than for many."""
 
 LEAST_COSINE_GPU = 0.99
 """A GPU against the CPU, whose kernels quantise what is multiplied too."""

@@ -18,9 +18,10 @@ from qgguf.inference.scheduler import Between, Call, Scheduler
 from qgguf.memory.planner import KEPT_TOKENS, ModelSizes, PlanRequest
 from qgguf.model.from_gguf import Header, sizes_of
 from qgguf.model.spec import ModelSpec, Pooling
-from qgguf.native.context import NativeContext, Strategy
+from qgguf.native.context import NativeContext
 from qgguf.native.devices import list_backends, list_devices
 from qgguf.native.model import NativeModel
+from qgguf.native.strategy import Strategy
 from qgguf.native.strategy_probe import check_strategy, choose_strategy
 from qgguf.tokenization.tokenizer import Tokenizer
 from qgguf.units import in_gigabytes
@@ -83,7 +84,7 @@ class Engine:
     @property
     def device(self) -> str:
         """ "cpu" or "gpu"."""
-        return self._model.device
+        return "gpu" if self._model.device.is_gpu else "cpu"
 
     # Opening
 

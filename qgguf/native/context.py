@@ -4,7 +4,6 @@ import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from qgguf.model.spec import Pooling
 from qgguf.native import binding
 from qgguf.native.model import NativeModel
 from qgguf.native.signals import HeldSignals
+from qgguf.native.strategy import Strategy
 from qgguf.vectors import Vectors
 
 LEAST_KEPT = 4
@@ -38,21 +38,6 @@ DECODE_CODES = {
     -2: "out of memory while preparing the batch",
     -3: "the computation failed",
 }
-
-
-class Strategy(Enum):
-    """How vectors are taken out of llama.cpp.
-
-    LAST_ROWS  the last token's row of the final norm, read by a callback that then stops the graph: the vocabulary
-               projection never runs. Causal models with last-token pooling.
-    TWO_CALLS  all tokens but each text's last without outputs, then the last ones with llama.cpp's pooling: one more
-               pass over the weights. The same models, where the callback finds no final norm.
-    PLAIN      llama.cpp's pooling, all tokens as outputs. Every model, and the oracle of the others.
-    """
-
-    LAST_ROWS = "last_rows"
-    TWO_CALLS = "two_calls"
-    PLAIN = "plain"
 
 
 _NO_IDS: Ids = np.empty(0, np.int32)
@@ -105,17 +90,17 @@ class NativeContext:
         parameters.pooling_type = int(pooling)
         parameters.embeddings = strategy is Strategy.PLAIN
         parameters.type_k = parameters.type_v = KV_TYPE_IDS[kv_type]
-        parameters.offload_kqv = model.device != "cpu"
+        parameters.offload_kqv = model.device.is_gpu
         # Where some layers stay on the CPU, llama.cpp may run their large products on the GPU: it copies their
         # weights there for each batch.
-        parameters.op_offload = model.device != "cpu" and model.gpu_layers < model.spec.n_layers
+        parameters.op_offload = model.device.is_gpu and model.gpu_layers < model.spec.n_layers
         if strategy is not Strategy.PLAIN:
             parameters.n_outputs_max = n_sequences
         self._rows: _RowReader | None = None
         if strategy is Strategy.LAST_ROWS:
             self._rows = _RowReader(model.spec.dims)
             parameters.cb_eval = self._rows.callback
-        if strategy is Strategy.TWO_CALLS and model.device == "cpu":
+        if strategy is Strategy.TWO_CALLS and not model.device.is_gpu:
             # llama.cpp's fused attention on a CPU sums in half precision when it sees fewer than 64 tokens at once; the
             # plain one does not (a text of 2,800 like words: cosine 0.9937 with the fused one, 1.0000 without).
             parameters.flash_attn_type = _FLASH_ATTENTION_OFF
@@ -126,8 +111,8 @@ class NativeContext:
             seen = (
                 f"No room to compute {cells:,} tokens at once: {binding.last_complaint() or 'llama.cpp says no more'}."
             )
-            if model.device != "cpu":
-                raise DeviceMemoryError(f"{model.place}: {seen} Put fewer layers on it, or set a smaller max_tokens.")
+            if model.device.is_gpu:
+                raise DeviceMemoryError(f"{model.device}: {seen} Put fewer layers on it, or set a smaller max_tokens.")
             raise NativeError(f"{seen} Set a smaller max_tokens.")
         self._memory = llama.llama_get_memory(self._handle)
         self._finalizer = weakref.finalize(self, llama.llama_free, self._handle)

@@ -46,7 +46,8 @@ class NativeModel:
     raises      ModelFileError where llama.cpp cannot load the file, DeviceError where the device is not there,
                 DeviceMemoryError where it has no room, OptionError
 
-    device, place, gpu_layers   "cpu" or "gpu"; the Device, its memory as it was right before loading; what was done
+    device      the Device used, with its free memory right before loading
+    gpu_layers  layers on the GPU; 0 on the CPU
     """
 
     def __init__(
@@ -64,19 +65,19 @@ class NativeModel:
         self.spec = spec
         _check_layers(gpu_layers, spec)
         _check_flags(repack=repack, mmap=mmap)
-        self.place = device if isinstance(device, Device) else _place(device, gpu_layers)
-        self.device = "gpu" if self.place.is_gpu else "cpu"
+        self.device = device if isinstance(device, Device) else _choose(device, gpu_layers)
+        on_gpu = self.device.is_gpu
         wanted = spec.n_layers if gpu_layers is None else gpu_layers
-        self.gpu_layers = wanted if self.device == "gpu" else 0
-        self.head = self.device == "gpu" and (not spec.pools_last_row() if head is None else head)
+        self.gpu_layers = wanted if on_gpu else 0
+        self.head = on_gpu and (not spec.pools_last_row() if head is None else head)
         parameters = llama.llama_model_default_params()
         # llama.cpp counts from the end, and counts the output as one layer more.
         parameters.n_gpu_layers = self.gpu_layers + 1 if self.gpu_layers else 0
         # One GPU, named: by itself llama.cpp would spread a model over all that it finds, and would set up the GPU's
         # memory for one that runs on the CPU.
-        only = (ctypes.c_void_p * 2)(handle_of(self.place) if self.device == "gpu" else None, None)
+        only = (ctypes.c_void_p * 2)(handle_of(self.device) if on_gpu else None, None)
         parameters.devices = ctypes.cast(only, ctypes.c_void_p)
-        on_host = _Overrides(_HEAD) if self.device == "gpu" and not self.head else None
+        on_host = _Overrides(_HEAD) if on_gpu and not self.head else None
         if on_host is not None:
             parameters.tensor_buft_overrides = on_host.pointer
         parameters.use_extra_bufts = repack
@@ -93,9 +94,9 @@ class NativeModel:
         seen = complaint or "it gives no reason"
         if any(word in complaint for word in _NO_MEMORY):
             what, instead = (f"{self.gpu_layers} layers of {path}", "Put fewer layers on it, or use device=cpu.")
-            if self.device == "cpu":
+            if not self.device.is_gpu:
                 what, instead = str(path), "Use a smaller model, or end other programs."
-            raise DeviceMemoryError(f"{self.place} has no room for {what}: {seen}. {instead}")
+            raise DeviceMemoryError(f"{self.device} has no room for {what}: {seen}. {instead}")
         raise ModelFileError(f"llama.cpp cannot load {path}: {seen}. Give the GGUF of a text-embedding model.")
 
     def close(self) -> None:
@@ -155,17 +156,17 @@ class _Overrides:
         self.pointer = ctypes.cast(self._array, ctypes.c_void_p)
 
 
-def _place(asked: str, gpu_layers: int | None) -> Device:
-    """The device that a model gets, told in one line."""
+def _choose(asked: str, gpu_layers: int | None) -> Device:
+    """Choose the model's device and log the choice."""
     if gpu_layers == 0 and asked in ("gpu", "cuda"):
         raise OptionError(f"gpu_layers=0 with device={asked!r} contradict each other. Use device='cpu'.")
     if gpu_layers and asked == "cpu":
         raise OptionError(f"gpu_layers={gpu_layers} with device='cpu' contradict each other. Use device='gpu'.")
-    place, why = choose_device("cpu" if gpu_layers == 0 else asked, list_devices(), list_backends())
-    if gpu_layers and not place.is_gpu:
+    device, why = choose_device("cpu" if gpu_layers == 0 else asked, list_devices(), list_backends())
+    if gpu_layers and not device.is_gpu:
         raise DeviceError(f"gpu_layers={gpu_layers}, but there is no GPU: {why}. Use device=cpu.")
-    log.info("Running on %s: %s.", place, "no layers for the GPU" if gpu_layers == 0 else why)
-    return place
+    log.info("Running on %s: %s.", device, "no layers for the GPU" if gpu_layers == 0 else why)
+    return device
 
 
 def _check_layers(gpu_layers: int | None, spec: ModelSpec) -> None:

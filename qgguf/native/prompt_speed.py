@@ -31,7 +31,7 @@ class PromptProcessing:
         parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = self.n_tokens
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.no_perf = True
-        parameters.offload_kqv = parameters.op_offload = model.device != "cpu"
+        parameters.offload_kqv = parameters.op_offload = model.device.is_gpu
         if model.spec.causal:
             parameters.n_outputs_max = 1
         binding.last_complaint()

@@ -7,15 +7,14 @@ import numpy as np
 from qgguf.batching import Ids
 from qgguf.errors import NativeError, OptionError
 from qgguf.model.spec import ModelSpec, Pooling
-from qgguf.native.context import NativeContext, Strategy
+from qgguf.native.context import NativeContext
 from qgguf.native.model import NativeModel
+from qgguf.native.strategy import LEAST_COSINE, STRATEGY_NAMES, Strategy
 from qgguf.vectors import Vectors
 
 log = logging.getLogger("qgguf")
 
 PROBE_CELLS = 256
-LEAST_COSINE = 0.999
-"""Quantised weights round differently for one row than for many; F16 reaches 0.9999."""
 
 
 def choose_strategy(model: NativeModel, *, threads: int, pooling: Pooling, asked: str | None = None) -> Strategy:
@@ -52,9 +51,8 @@ def check_strategy(spec: ModelSpec, pooling: Pooling, asked: str | None) -> None
     """raises  OptionError when the strategy asked for cannot serve this model"""
     if asked is None:
         return
-    words = [strategy.value for strategy in Strategy]
-    if asked not in words:
-        raise OptionError(f"strategy={asked!r}; there are {', '.join(words)}.")
+    if asked not in STRATEGY_NAMES:
+        raise OptionError(f"strategy={asked!r}; there are {', '.join(STRATEGY_NAMES)}.")
     if asked != Strategy.PLAIN.value and not spec.pools_last_row(pooling):
         raise OptionError(f"strategy={asked!r} is for causal models with last-token pooling. Use 'plain'.")
 
