@@ -25,12 +25,14 @@ _SIMULATED_LAYERS = 4
 class GraphShape:
     """The sizes that determine a graph, and with it the memory that llama.cpp reserves.
 
-    encoder        BERT's graph and no KV cache, else Qwen3's
+    post_norm      BERT's graph, which normalises after its sums, else Qwen3's
     gated          the feed-forward part has a gate
+    experts        experts that compute each token; 1 where there are none
     dims, queries, keys, ffn, vocab    widths in numbers: hidden state, all query heads, all KV heads, inner, output
     tokens         micro-batch
     outputs        rows that leave the last layer
-    cells          KV cells
+    cells          KV cells; 0 where there is no KV cache
+    masks          attention masks: 2 where some layers have a sliding window
     rotation       width of the matrix that rotates a quantised KV cache; 0 where it is not quantised
     pooled         texts that llama.cpp pools by itself; 0 where it does not pool
     means          it pools by the mean of all rows, else by one row of each text
@@ -39,7 +41,7 @@ class GraphShape:
     half_copies    the GPU's attention first copies a quantised cache into half precision, as CUDA does
     """
 
-    encoder: bool
+    post_norm: bool
     gated: bool
     dims: int
     queries: int
@@ -49,6 +51,8 @@ class GraphShape:
     tokens: int
     outputs: int
     cells: int
+    experts: int = 1
+    masks: int = 1
     rotation: int = 0
     pooled: int = 0
     means: bool = False
@@ -71,7 +75,7 @@ def compute_buffer_bytes(shape: GraphShape) -> tuple[int, int]:
 
 @lru_cache(maxsize=4096)
 def _simulate(shape: GraphShape) -> tuple[int, int]:
-    return _Allocator().run(_encoder(shape) if shape.encoder else _decoder(shape))
+    return _Allocator().run(_bert(shape) if shape.post_norm else _qwen3(shape))
 
 
 class _Tensor:
@@ -167,8 +171,16 @@ class _Operations:
         projected = self.result(columns, tensor)
         return self.result(columns, projected, in_place=[projected]) if bias else projected
 
-    def activation(self, columns: int, tensor: _Tensor) -> _Tensor:
-        return self.result(columns, tensor, in_place=[tensor])
+    def feed_forward(self, shape: GraphShape, tensor: _Tensor, bias: bool = False) -> _Tensor:
+        experts = replace(self, rows=self.rows * shape.experts)
+        up = experts.linear(shape.ffn, tensor, bias)
+        if shape.gated:
+            gate = experts.linear(shape.ffn, tensor, bias)
+            up = experts.result(shape.ffn, gate, up)
+        else:
+            up = experts.result(shape.ffn, up, in_place=[up])  # the activation
+        down = experts.linear(shape.dims, up, bias)
+        return down if shape.experts == 1 else self.result(shape.dims, down)
 
     def sum(self, columns: int, first: _Tensor, second: _Tensor) -> _Tensor:
         return self.result(columns, first, second, in_place=[first, second])
@@ -186,40 +198,33 @@ class _Operations:
         return self.result(columns, tensor, positions, in_place=[tensor])
 
 
-class _DecoderInputs:
+class _Inputs:
     """Inputs of Qwen3's layers. The rotations are None where the KV cache is not quantised."""
 
     def __init__(self, shape: GraphShape) -> None:
         self.positions = _input(shape.tokens * _I32)
         self.key_cells, self.value_cells = _input(shape.tokens * _I64), _input(shape.tokens * _I64)
-        self.mask = _input(shape.cells * shape.tokens * _F16)
+        self.mask = _mask(shape)
         self.output_ids = _input(shape.outputs * _I32)
         self.key_rotation = _input(shape.rotation**2 * _F32) if shape.rotation else None
         self.value_rotation = _input(64 * 64 * _F32) if shape.rotation else None
 
 
-def _decoder(shape: GraphShape) -> _Graph:
+def _qwen3(shape: GraphShape) -> _Graph:
     """Return Qwen3's graph: the last layer continues with the output rows alone."""
     graph, dims, devices = _Graph(), shape.dims, _devices(shape)
     hidden = _embeddings(graph, shape)
-    inputs = _DecoderInputs(shape)
+    inputs = _Inputs(shape)
     for index, device in enumerate(devices):
         ops = _Operations(device, shape.tokens)
-        attended = _decoder_attention(graph, shape, inputs, ops, hidden)
+        attended = _qwen3_attention(graph, shape, inputs, ops, hidden)
         next_device = device
         if index + 1 < len(devices):
             next_device = devices[index + 1]
         else:
             ops, attended, hidden = _output_rows(shape, device, attended, hidden, inputs.output_ids)
         inner = ops.sum(dims, attended, hidden)
-        normed = ops.rms_norm(dims, inner)
-        up = ops.linear(shape.ffn, normed)
-        if shape.gated:
-            gate = ops.linear(shape.ffn, normed)
-            up = ops.result(shape.ffn, gate, up)
-        else:
-            up = ops.activation(shape.ffn, up)
-        down = ops.linear(dims, up)
+        down = ops.feed_forward(shape, ops.rms_norm(dims, inner))
         # llama.cpp's scheduler moves what precedes a GPU's layer to that GPU, back to the last weight on the CPU.
         hidden = _Operations(max(device, next_device), ops.rows).sum(dims, down, inner)
     normed = _Operations(devices[-1], shape.outputs).rms_norm(dims, hidden)
@@ -228,10 +233,8 @@ def _decoder(shape: GraphShape) -> _Graph:
     return graph
 
 
-def _decoder_attention(
-    graph: _Graph, shape: GraphShape, inputs: _DecoderInputs, ops: _Operations, hidden: _Tensor
-) -> _Tensor:
-    """Add Qwen3's attention: norms of queries and keys, KV cache. Return its output, in the hidden state's width."""
+def _qwen3_attention(graph: _Graph, shape: GraphShape, inputs: _Inputs, ops: _Operations, hidden: _Tensor) -> _Tensor:
+    """Add Qwen3's attention: norms of queries and keys, rotation, KV cache. Return its output, as wide as `hidden`."""
     queries, keys = shape.queries, shape.keys
 
     def rotated(tensor: _Tensor, columns: int, rotation: _Tensor | None) -> _Tensor:
@@ -247,50 +250,63 @@ def _decoder_attention(
     k = rotated(k, keys, inputs.key_rotation)
     v = rotated(v, keys, inputs.value_rotation)
     graph.expand(q, v, k)
-    for stored, cells in ((k, inputs.key_cells), (v, inputs.value_cells)):
-        graph.expand(_Tensor(0, (_view(stored), cells), ops.device))
-    is_copied = shape.half_copies and shape.rotation > 0 and ops.device == GPU
-    copies = 2 * shape.cells * keys * _F16 if is_copied else 0
-    attended = _view(ops.result(queries, _view(_view(q)), inputs.mask, extra_bytes=copies))
-    graph.expand(attended)
+    if shape.cells:
+        for stored, cells in ((k, inputs.key_cells), (v, inputs.value_cells)):
+            graph.expand(_Tensor(0, (_view(stored), cells), ops.device))
+        is_copied = shape.half_copies and shape.rotation > 0 and ops.device == GPU
+        copies = 2 * shape.cells * keys * _F16 if is_copied else 0
+        attended = _view(ops.result(queries, _view(_view(q)), inputs.mask, extra_bytes=copies))
+        graph.expand(attended)
+    else:
+        attended = _attention_without_cache(graph, shape, inputs.mask, ops, q, k, v)
     return ops.linear(shape.dims, rotated(attended, queries, inputs.value_rotation))
 
 
-def _encoder(shape: GraphShape) -> _Graph:
+def _bert(shape: GraphShape) -> _Graph:
     """Return BERT's graph: biases, norms after the sums, attention over the micro-batch itself; llama.cpp pools."""
     graph, dims, devices = _Graph(), shape.dims, _devices(shape)
     hidden = _embeddings(graph, shape)
-    mask, output_ids = _input(shape.tokens * shape.tokens * _F16), _input(shape.outputs * _I32)
+    mask, output_ids = _mask(shape), _input(shape.outputs * _I32)
     on_cpu = _Operations(CPU, shape.tokens)
     typed = on_cpu.result(dims, hidden, in_place=[hidden])  # plus the embedding of the token type
     hidden = on_cpu.sum(dims, on_cpu.result(dims, _input(shape.tokens * _I32)), typed)  # plus those of the positions
     hidden = on_cpu.layer_norm(dims, hidden)
     for index, device in enumerate(devices):
         ops = _Operations(device, shape.tokens)
-        attended = _encoder_attention(graph, shape, mask, ops, hidden)
+        attended = _bert_attention(graph, shape, mask, ops, hidden)
         if index + 1 == len(devices):
             ops, attended, hidden = _output_rows(shape, device, attended, hidden, output_ids)
         inner = ops.layer_norm(dims, ops.sum(dims, attended, hidden))
-        up = ops.activation(shape.ffn, ops.linear(shape.ffn, inner, bias=True))
-        down = ops.linear(dims, up, bias=True)
+        down = ops.feed_forward(shape, inner, bias=True)
         hidden = ops.layer_norm(dims, ops.sum(dims, down, inner))
     graph.expand(hidden)
     _pool(graph, shape, devices[-1], hidden)
     return graph
 
 
-def _encoder_attention(graph: _Graph, shape: GraphShape, mask: _Tensor, ops: _Operations, hidden: _Tensor) -> _Tensor:
-    """Add BERT's attention. Return its output, in the hidden state's width."""
+def _bert_attention(graph: _Graph, shape: GraphShape, mask: _Tensor, ops: _Operations, hidden: _Tensor) -> _Tensor:
+    """Add BERT's attention. Return its output, as wide as `hidden`."""
     q = _view(ops.linear(shape.queries, hidden, bias=True))
     k = _view(ops.linear(shape.keys, hidden, bias=True))
     v = _view(ops.linear(shape.keys, hidden, bias=True))
     graph.expand(q, k, v)
+    return ops.linear(shape.dims, _attention_without_cache(graph, shape, mask, ops, q, k, v), bias=True)
+
+
+def _attention_without_cache(
+    graph: _Graph, shape: GraphShape, mask: _Tensor, ops: _Operations, q: _Tensor, k: _Tensor, v: _Tensor
+) -> _Tensor:
     q = _view(_view(q))
     k = ops.result(shape.keys, _view(k), bytes_per_number=_F16)
     v = ops.result(shape.keys, _view(v), bytes_per_number=_F16)
     attended = _view(ops.result(shape.queries, q, k, v, mask))
     graph.expand(attended)
-    return ops.linear(shape.dims, attended, bias=True)
+    return attended
+
+
+def _mask(shape: GraphShape) -> _Tensor:
+    """Return the attention masks, as one tensor."""
+    return _input(shape.masks * (shape.cells or shape.tokens) * shape.tokens * _F16)
 
 
 def _embeddings(graph: _Graph, shape: GraphShape) -> _Tensor:

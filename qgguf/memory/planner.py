@@ -98,6 +98,9 @@ class ModelSizes:
     causal             decoder with a KV cache; else an encoder
     last_rows          a text's vector is its last token's row, so that texts may be split and few rows leave the model
     exact_compute_buffer  memory.compute_buffer models this model's graph; else the planner adds a margin
+    experts            experts that compute each token; 1 where there are none
+    post_norm          the layers normalise after their sums, as BERT's
+    sliding_window     some layers see the last tokens only
     means              llama.cpp pools by the mean; only where not last_rows
     gated              the feed-forward part has a gate
     layers             for each layer: type of its matrices -> bytes; norms and biases are under "other"
@@ -124,6 +127,9 @@ class ModelSizes:
     output_norm_bytes: int
     means: bool = False
     gated: bool = True
+    experts: int = 1
+    post_norm: bool = False
+    sliding_window: bool = False
     input_type: str = "Q6_K"
     output_bytes: int = 0
 
@@ -364,7 +370,7 @@ def _compute_buffer(sizes: ModelSizes, settings: Settings) -> tuple[int, int]:
     buffers = []
     for tokens in (settings.micro_batch, sequences):
         shape = GraphShape(
-            encoder=not sizes.causal,
+            post_norm=sizes.post_norm,
             gated=sizes.gated,
             dims=sizes.dims,
             queries=sizes.n_heads * sizes.head_dim,
@@ -374,6 +380,8 @@ def _compute_buffer(sizes: ModelSizes, settings: Settings) -> tuple[int, int]:
             tokens=_rounded_up(tokens, sequences),
             outputs=min(tokens, sequences) if sizes.last_rows else tokens,
             cells=cells_of(sizes, settings),
+            experts=sizes.experts,
+            masks=2 if sizes.sliding_window else 1,
             rotation=0 if settings.kv_type == "f16" else _rotation(sizes.head_dim),
             pooled=0 if sizes.last_rows else sequences,
             means=sizes.means,

@@ -110,7 +110,10 @@ def sizes_of(header: Header, spec: ModelSpec) -> ModelSizes:
     layers: list[Counter[str]] = [Counter() for _ in range(spec.n_layers)]
     # Tensors of no layer: what llama.cpp gives to the output, and what it keeps with the input on the host.
     output = output_norm = other = 0
-    gated, input_type = False, ""
+    ffn = says.integer(f"{spec.architecture}.feed_forward_length")
+    window = says.integer(f"{spec.architecture}.attention.sliding_window", 0)
+    gated = post_norm = False
+    input_type = ""
     for tensor in header.tensors:
         place, _, part = tensor.name.partition(".")
         number, _, part = part.partition(".") if place == "blk" else ("", "", part)
@@ -119,7 +122,10 @@ def sizes_of(header: Header, spec: ModelSpec) -> ModelSizes:
             is_matrix = len(tensor.shape) == 2 and tensor.shape[1] % 8 == 0
             kind = TENSOR_TYPES[tensor.type_id][0] if is_matrix else "other"
             layers[int(number)][kind] += tensor.size_bytes
-            gated = gated or part == "ffn_gate.weight"
+            # The gate is a matrix, or the second half of a matrix of double width.
+            is_double = part == "ffn_up.weight" and tensor.shape[1:] == (2 * ffn,)
+            gated = gated or part == "ffn_gate.weight" or is_double
+            post_norm = post_norm or part == "attn_output_norm.weight"
         elif place == "output":
             output += tensor.size_bytes
         elif place == "output_norm":
@@ -139,7 +145,7 @@ def sizes_of(header: Header, spec: ModelSpec) -> ModelSizes:
         n_heads=spec.n_heads,
         n_kv_heads=spec.n_kv_heads,
         head_dim=spec.head_dim,
-        ffn=says.integer(f"{spec.architecture}.feed_forward_length"),
+        ffn=ffn,
         vocab_size=spec.vocab_size,
         context_length=spec.context_length,
         default_tokens=min(spec.max_tokens or DEFAULT_MAX_TOKENS, spec.context_length),
@@ -148,6 +154,9 @@ def sizes_of(header: Header, spec: ModelSpec) -> ModelSizes:
         exact_compute_buffer=spec.exact_compute_buffer,
         means=spec.pooling is Pooling.MEAN,
         gated=gated,
+        experts=max(1, says.integer(f"{spec.architecture}.expert_used_count", 1)),
+        post_norm=post_norm,
+        sliding_window=not spec.exact_compute_buffer and window > 0,
         layers=tuple(dict(layer) for layer in layers),
         input_bytes=other,
         input_type=input_type,
