@@ -23,7 +23,7 @@ from qgguf.model.from_gguf import read_header, spec_of
 from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.native.strategy import Strategy
 from qgguf.option_values import LEAST_MAX_TOKENS, PRECISIONS, TRUNCATIONS
-from qgguf.settings import bytes_setting, device_setting, threads_setting, vram_setting
+from qgguf.settings import device_setting, ram_setting, threads_setting, vram_setting
 
 log = logging.getLogger("qgguf")
 
@@ -56,7 +56,7 @@ class Embedder:
                          refuse to run elsewhere); default: $QGGUF_DEVICE, else "auto"
     threads              CPU threads; default: $QGGUF_THREADS, else the cores this process may use
     vram                 GPU memory for all of it, in bytes or as "3GB"; default: $QGGUF_VRAM, else what is free
-    ram                  likewise of the host's memory; default: what the machine or its container has
+    ram                  likewise of the host's memory; default: $QGGUF_RAM, else what the machine or its container has
     kv_type              KV cache: "f16", "q8_0" or "q4_0"; default: the best that the memory holds
     pooling              "mean", "cls" or "last", where the file declares none or a wrong one
     prompts              name -> text; added to the model's own
@@ -101,7 +101,7 @@ class Embedder:
             raise PromptError(f"default_prompt_name={default_prompt_name!r}; there are {sorted(self._prompts)}.")
         request = PlanRequest(
             vram=vram_setting(vram),
-            ram=None if ram is None else bytes_setting("ram", ram),
+            ram=ram_setting(ram),
             max_tokens=None if max_tokens is None else _max_tokens(self.spec, max_tokens),
             kv_type=kv_type,
             threads=threads_setting(threads) or usable_cores(),

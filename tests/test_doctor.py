@@ -150,6 +150,7 @@ def test_another_release_is_wrong(small_qwen3: Path, tmp_path: Path):
         ("QGGUF_DEVICE", "tpu", "QGGUF_DEVICE='tpu'"),
         ("QGGUF_THREADS", "many", "QGGUF_THREADS='many'"),
         ("QGGUF_VRAM", "3 gigs", "QGGUF_VRAM: '3 gigs' is no number of bytes"),
+        ("QGGUF_RAM", "2 gigs", "QGGUF_RAM: '2 gigs' is no number of bytes"),
         ("QGGUF_MODEL", "nothing/here:Q4_0", "is not on this machine"),
         ("HF_ENDPOINT", "http://[", "HF_ENDPOINT"),
     ],
@@ -164,9 +165,15 @@ def test_a_wrong_variable(name: str, value: str, says: str, tmp_path: Path):
 def test_a_wrong_setting_is_told_once(small_qwen3: Path, tmp_path: Path):
     """The trial goes on without it."""
     found = as_json(
-        str(small_qwen3), home=tmp_path, code=1, QGGUF_VRAM="3 gigs", QGGUF_THREADS="한", QGGUF_DEVICE="tpu"
+        str(small_qwen3),
+        home=tmp_path,
+        code=1,
+        QGGUF_VRAM="3 gigs",
+        QGGUF_RAM="한",
+        QGGUF_THREADS="한",
+        QGGUF_DEVICE="tpu",
     )
-    assert [finding["topic"] for finding in wrong(found)] == ["settings"] * 3
+    assert [finding["topic"] for finding in wrong(found)] == ["settings"] * 4
     assert min(found["trial"]["cosines"]) >= 0.999
 
 

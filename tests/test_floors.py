@@ -118,7 +118,7 @@ def test_no_floor_without_a_place(path: Path):
 @pytest.mark.parametrize("path", [*(PACKAGE / "cli").glob("*.py"), PACKAGE / "__init__.py"], ids=name_of)
 def test_faces_are_light(path: Path):
     """What `import qgguf` and `qgguf --help` run imports no numpy, no native code and no hub at its top."""
-    heavy = {"numpy", "gguf", "huggingface_hub", "tqdm", "llama_cpp"}
+    heavy = {"numpy", "gguf", "huggingface_hub", "tqdm", "psutil", "llama_cpp"}
     assert not heavy & {name.split(".")[0] for name in imports(path, at_import=True)}
 
 

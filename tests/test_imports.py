@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-HEAVY = ["numpy", "llama_cpp", "gguf", "huggingface_hub", "tqdm", "click"]
+HEAVY = ["numpy", "llama_cpp", "gguf", "huggingface_hub", "tqdm", "psutil", "click"]
 
 
 def python(*arguments: str, path: Path | None = None) -> str:

@@ -10,7 +10,7 @@ from qgguf.cli.options import device_option, find_model, memory_options, model_o
 from qgguf.cli.text_input import read_texts
 from qgguf.cli.vector_output import FORMATS, choose_format, output, write_vectors
 from qgguf.option_values import LEAST_MAX_TOKENS, PRECISIONS, TRUNCATIONS
-from qgguf.settings import device_setting, threads_setting, vram_setting
+from qgguf.settings import device_setting, ram_setting, threads_setting, vram_setting
 
 
 @click.command()
@@ -90,7 +90,8 @@ def embed(
     """
     if prompt_name is not None and instruction is not None:
         raise click.UsageError("--prompt-name and --instruction exclude each other.")
-    device, threads, vram = device_setting(device), threads_setting(threads), vram_setting(vram)
+    device, threads = device_setting(device), threads_setting(threads)
+    vram, ram = vram_setting(vram), ram_setting(ram)
     form = choose_format(form, out)
     lines = read_texts(texts, file)
     path = find_model(model)

@@ -44,7 +44,7 @@ def memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--ram",
         metavar="BYTES",
         callback=as_bytes,
-        help="The host's memory. Default: what the machine or its container has.",
+        help="The host's memory. Default: $QGGUF_RAM, else what the machine or its container has.",
     )
     return vram(ram(kv_type_option(command)))
 

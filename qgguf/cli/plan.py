@@ -29,7 +29,9 @@ _LETTERS = {"L": "layers", "O": "output", "E": "token embedding", "K": "KV cache
     callback=as_bytes,
     help="The GPU's memory for all of it: 3GB, 3GiB, 3000MB. Default: $QGGUF_VRAM, else no GPU.",
 )
-@click.option("--ram", metavar="BYTES", callback=as_bytes, help="The host's memory. Without it: no limit.")
+@click.option(
+    "--ram", metavar="BYTES", callback=as_bytes, help="The host's memory. Default: $QGGUF_RAM, else no limit."
+)
 @click.option(
     "--max-tokens", type=click.IntRange(min=4), help="Longest text. Without it: the model's own, or what fits."
 )
@@ -54,9 +56,10 @@ def plan(
     from qgguf.memory.planner import PlanRequest, larger_plan, smaller_plan
     from qgguf.memory.planner import plan as fit
     from qgguf.model.from_gguf import sizes_of
-    from qgguf.settings import threads_setting, vram_setting
+    from qgguf.settings import ram_setting, threads_setting, vram_setting
 
-    vram, threads, repacked = vram_setting(vram), threads_setting(None) or usable_cores(), types_to_repack()
+    vram, ram = vram_setting(vram), ram_setting(ram)
+    threads, repacked = threads_setting(None) or usable_cores(), types_to_repack()
     header, spec, where = _read(model)
     sizes = sizes_of(header, spec)
     request = PlanRequest(vram, ram, max_tokens, kv_type, threads, repacked)

@@ -6,7 +6,7 @@ from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.options import device_option, find_model, memory_options, model_option
 from qgguf.cli.text_input import read_texts
 from qgguf.cli.text_width import shorten, width
-from qgguf.settings import device_setting, threads_setting, vram_setting
+from qgguf.settings import device_setting, ram_setting, threads_setting, vram_setting
 
 # Columns for a text in the table.
 TEXT_COLUMNS = 40
@@ -37,7 +37,8 @@ def similarity(
     """
     if len(texts) < 2:
         raise click.UsageError("One text has nothing to be compared with. Give two or more.")
-    device, threads, vram = device_setting(device), threads_setting(None), vram_setting(vram)
+    device, threads = device_setting(device), threads_setting(None)
+    vram, ram = vram_setting(vram), ram_setting(ram)
     lines = read_texts(texts, None)
     path = find_model(model)
     from qgguf.embedder import Embedder

@@ -21,17 +21,13 @@ from qgguf.hardware.ram import HostMemory, host_memory
 from qgguf.hub.catalogue import CATALOGUE
 from qgguf.native.builds import compile_line, wheel_line
 from qgguf.native.strategy import LEAST_COSINE
-from qgguf.settings import device_setting, threads_setting, vram_setting
+from qgguf.settings import VARIABLES, device_setting, ram_setting, threads_setting, vram_setting
 from qgguf.types import Progress
 
 Value = TypeVar("Value")
 
 LEAST_COSINE_GPU = 0.99
 """A GPU against the CPU, whose kernels quantise what is multiplied too."""
-
-SETTINGS = ("QGGUF_MODEL", "QGGUF_DEVICE", "QGGUF_THREADS", "QGGUF_VRAM", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE",
-            "CUDA_VISIBLE_DEVICES", "LLAMA_CPP_LIB_PATH", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")  # fmt: skip
-"""What of the environment changes what happens. HF_TOKEN is a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +103,7 @@ def examine(
     device = _asked(device_setting, "QGGUF_DEVICE", "auto", findings)
     threads = _asked(threads_setting, "QGGUF_THREADS", None, findings)
     vram = _asked(vram_setting, "QGGUF_VRAM", None, findings)
+    ram = _asked(ram_setting, "QGGUF_RAM", None, findings)
     memory, cores, graphics, processor = host_memory(), read_cores(), read_graphics(), read_processor()
     said = ask("binding", {"device": device})
     compiled = compiled_in(said.get("system_info", ""))
@@ -141,11 +138,15 @@ def examine(
         processor=about_processor,
         threads=_threads(cores, threads),
         memory=memory,
-        settings={name: os.environ[name] for name in SETTINGS if name in os.environ},
+        settings={
+            variable.name: os.environ[variable.name]
+            for variable in VARIABLES
+            if variable.name in os.environ and not variable.secret
+        },
         models=models,
         trial={"skipped": why_not}
         if path is None
-        else _trial(path, (device, threads, vram), memory, binding, findings),
+        else _trial(path, {"device": device, "threads": threads, "vram": vram, "ram": ram}, memory, binding, findings),
         findings=findings,
     )
 
@@ -291,7 +292,7 @@ def _models(
 
 def _trial(
     path: Path,
-    settings: tuple[str, int | None, int | None],
+    settings: dict[str, str | int | None],
     memory: HostMemory | None,
     binding: dict[str, Any],
     findings: list[Finding],
@@ -303,8 +304,7 @@ def _trial(
         says = f"{path} has {size_bytes / 1e9:.2f} GB, and {memory.free_bytes / 1e9:.2f} GB of memory are free"
         findings.append(Finding("trial", False, f"{says}: not tried."))
         return {"skipped": says}
-    device, threads, vram = settings
-    found = ask("embed", {"path": str(path), "device": device, "threads": threads, "vram": vram})
+    found = ask("embed", {"path": str(path), **settings})
     findings += _about_trial(found, path)
     return {"path": str(path), **found}
 

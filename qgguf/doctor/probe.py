@@ -98,7 +98,7 @@ def _binding(device: str) -> dict[str, Any]:
     return found | {"device": chosen.name, "reason": reason}
 
 
-def _embed(path: str, device: str, threads: int | None, vram: int | None) -> dict[str, Any]:
+def _embed(path: str, device: str, threads: int | None, vram: int | None, ram: int | None) -> dict[str, Any]:
     """Vectors of a few texts in the usual way and in llama.cpp's own, each text's cosine between the two.
 
     A GPU is compared with the CPU: the plain way on the same device could be wrong in the same way.
@@ -108,13 +108,13 @@ def _embed(path: str, device: str, threads: int | None, vram: int | None) -> dic
     from qgguf.embedder import Embedder
 
     # Valid settings are passed as arguments; invalid ones were already reported.
-    for name in ("QGGUF_DEVICE", "QGGUF_THREADS", "QGGUF_VRAM"):
+    for name in ("QGGUF_DEVICE", "QGGUF_THREADS", "QGGUF_VRAM", "QGGUF_RAM"):
         os.environ.pop(name, None)
     started = perf_counter()
-    with Embedder(path, device=device, threads=threads, vram=vram) as model:
+    with Embedder(path, device=device, threads=threads, vram=vram, ram=ram) as model:
         found, strategy, place, dims = model.encode(TEXTS), model.strategy.value, model.device, model.dims
     seconds = perf_counter() - started
-    with Embedder(path, device="cpu", threads=threads, strategy="plain") as model:
+    with Embedder(path, device="cpu", threads=threads, ram=ram, strategy="plain") as model:
         cosines = [float(model.similarity(one, two)[0, 0]) for one, two in zip(found, model.encode(TEXTS), strict=True)]
     return {"strategy": strategy, "device": place, "dims": dims, "cosines": cosines, "seconds": seconds}
 

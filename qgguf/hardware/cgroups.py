@@ -1,4 +1,4 @@
-"""The control groups that hold this process: Linux's limits for containers and services."""
+"""The control groups of this process: Linux's limits for containers and services."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +8,11 @@ OWN = Path("/proc/self/cgroup")
 
 
 def own_groups(controller: str, root: Path = ROOT, own: Path = OWN) -> Iterator[Path]:
-    """Folders of the process's groups under one controller and of all their parents, versions 2 and 1.
+    """Yield the folders of the process's groups under one controller and of all their parents, cgroup v2 and v1.
 
     controller  "cpu" or "memory"
-    root        where cgroups are mounted
-    own         the process's /proc/self/cgroup; nothing is yielded where it is not there
+    root        the folder where cgroups are mounted
+    own         the process's /proc/self/cgroup; without that file nothing is yielded
 
     A folder may be missing: in a container the path can be the host's while the mount shows only our own group.
     """

@@ -1,4 +1,4 @@
-"""What machine this is, for figures to be read with."""
+"""A description of this machine, for measurements to be published with."""
 
 import os
 import platform
@@ -10,10 +10,12 @@ from qgguf.hardware.ram import machine_memory
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """cpu           its name
-    cores         processors that the system counts
-    memory_bytes  None where the system does not say
-    system        its name and release
+    """A machine.
+
+    cpu           the processor's name
+    cores         number of logical CPUs
+    memory_bytes  None if unknown
+    system        the operating system's name and release
     """
 
     cpu: str
@@ -23,7 +25,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The machine that this process runs on, whatever its container allows."""
+    """Return the machine that this process runs on, whatever its container allows."""
     memory = machine_memory()
     return Machine(
         cpu=read_processor().name,

@@ -1,13 +1,12 @@
-"""How much of the host's memory this process may use: what the system has, what is free, what the container allows."""
+"""The RAM available to this process: the machine's, what is free of it, and what the container allows."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from qgguf.hardware import cgroups
 
 _MEMINFO = Path("/proc/meminfo")
-# cgroup v1 writes a number near 2^63 where nothing limits.
+# cgroup v1 writes a number near 2^63 for no limit.
 _NO_LIMIT = 1 << 60
 
 
@@ -15,9 +14,9 @@ _NO_LIMIT = 1 << 60
 class HostMemory:
     """RAM available to this process.
 
-    limit_bytes  the most it may ever have: the machine's, or its container's where that is less
-    free_bytes   what it can take now without others being pushed out; pages of files count as free
-    container    the limit is the container's
+    limit_bytes  the most that it may ever have: the machine's RAM, or its container's limit if that is less
+    free_bytes   what it can take now without swapping; the system's cache of files counts as free
+    container    whether the limit is the container's
     """
 
     limit_bytes: int
@@ -26,10 +25,10 @@ class HostMemory:
 
 
 def host_memory(root: Path = cgroups.ROOT, own: Path = cgroups.OWN, meminfo: Path = _MEMINFO) -> HostMemory | None:
-    """What this process may use; None where the system does not say (Windows).
+    """Return what this process may use; None if the system does not report it.
 
     root, own  as in `cgroups.own_groups`
-    meminfo    /proc/meminfo
+    meminfo    Linux's /proc/meminfo
     """
     machine = machine_memory(meminfo)
     group = cgroup_memory(root, own)
@@ -42,29 +41,39 @@ def host_memory(root: Path = cgroups.ROOT, own: Path = cgroups.OWN, meminfo: Pat
 
 
 def machine_memory(meminfo: Path = _MEMINFO) -> HostMemory | None:
-    """What the machine has, whatever the process's container allows; None where the system does not say."""
+    """Return the machine's RAM, whatever the process's container allows; None if the system does not report it.
+
+    Sources: /proc/meminfo on Linux, psutil elsewhere (and where that file has no MemAvailable).
+    """
     try:
         lines = meminfo.read_text().splitlines()
-    except OSError:
-        return _by_sysconf()
-    kilobytes = {name: words.split()[0] for name, _, words in (line.partition(":") for line in lines) if words.split()}
+        kilobytes = {name: rest.split()[0] for name, _, rest in (line.partition(":") for line in lines) if rest.split()}
+        total, free = int(kilobytes["MemTotal"]), int(kilobytes["MemAvailable"])
+    except (OSError, KeyError, ValueError):
+        return _memory_by_psutil()
+    return HostMemory(1024 * total, 1024 * free, False)
+
+
+def _memory_by_psutil() -> HostMemory | None:
+    # Imported here: Linux, where psutil is hardly ever needed, does not pay for it.
+    import psutil
+
     try:
-        total = 1024 * int(kilobytes["MemTotal"])
-        free = 1024 * int(kilobytes.get("MemAvailable", kilobytes.get("MemFree", "0")))
-    except (KeyError, ValueError):
-        return _by_sysconf()
-    return HostMemory(total, free, False)
+        memory = psutil.virtual_memory()
+    except (psutil.Error, OSError, ValueError, KeyError, RuntimeError):
+        return None
+    return HostMemory(int(memory.total), int(memory.available), False) if memory.total > 0 else None
 
 
 def cgroup_memory(root: Path, own: Path) -> tuple[int, int] | None:
-    """(limit, used) in bytes of the group or parent with the least left, cgroup v2 or v1; None where none is limited.
+    """Return (limit, used) in bytes of the group or parent with the least left, cgroup v2 or v1; None without a limit.
 
     root, own  as in `cgroups.own_groups`
 
-    Pages of files that nobody has used lately are not counted as used: the kernel drops them first.
+    File pages that have not been used lately do not count as used: the kernel drops them first.
     """
-    found = [pair for group in cgroups.own_groups("memory", root, own) if (pair := _limit_of(group)) is not None]
-    return min(found, key=lambda pair: pair[0] - pair[1], default=None)
+    limits = [pair for group in cgroups.own_groups("memory", root, own) if (pair := _limit_of(group)) is not None]
+    return min(limits, key=lambda pair: pair[0] - pair[1], default=None)
 
 
 def _limit_of(group: Path) -> tuple[int, int] | None:
@@ -85,7 +94,7 @@ def _inactive_file_bytes(path: Path) -> int:
     except OSError:
         return 0
     values = dict(line.split(" ", 1) for line in lines if " " in line)
-    # v1 counts a group without its children under the shorter name.
+    # In v1 the shorter name leaves out the group's children.
     value = values.get("total_inactive_file", values.get("inactive_file", "0"))
     return int(value) if value.isdecimal() else 0
 
@@ -96,14 +105,3 @@ def _number(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdecimal() else None
-
-
-def _by_sysconf() -> HostMemory | None:
-    """macOS says how much there is, and not simply how much is free: all of it is taken for free."""
-    if not hasattr(os, "sysconf"):
-        return None
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError):
-        return None
-    return HostMemory(total, total, False) if total > 0 else None
