@@ -1,4 +1,4 @@
-"""The end of scripts/demo: a real checkpoint to GGUF, and texts to a ranked table."""
+"""The last step of scripts/demo: convert a real checkpoint to GGUF, and rank documents for questions."""
 
 import sys
 import time
@@ -28,53 +28,55 @@ QUESTIONS = [
 ]
 
 
-def say(text: str = "") -> None:
-    """One line to the person at the terminal."""
+def show(text: str = "") -> None:
+    """Print a line at once."""
     print(text, flush=True)
 
 
 def convert(checkpoint: Path, folder: Path) -> dict[str, Path]:
-    """One GGUF per type in `folder`, made anew each time: it takes less than a second."""
-    say(f"\nConverting {checkpoint.name} ({(checkpoint / 'model.safetensors').stat().st_size / 1e6:.0f} MB of float32)")
-    made = {}
+    """Convert to one GGUF file per quantisation in `folder`, which takes less than a second."""
+    show(
+        f"\nConverting {checkpoint.name} ({(checkpoint / 'model.safetensors').stat().st_size / 1e6:.0f} MB of float32)"
+    )
+    paths = {}
     for quant in QUANTS:
         started = time.perf_counter()
         path = convert_checkpoint(checkpoint, folder, quant=quant, force=True)
         seconds = time.perf_counter() - started
-        say(f"  {path!s:38}{path.stat().st_size / 1e6:5.1f} MB  {seconds:.2f} s")
-        made[quant] = path
-    return made
+        show(f"  {path!s:38}{path.stat().st_size / 1e6:5.1f} MB  {seconds:.2f} s")
+        paths[quant] = path
+    return paths
 
 
-def answer(path: Path) -> None:
-    """Rank the documents for every question, and show the nearest three."""
+def rank(path: Path) -> None:
+    """Rank the documents for each question, and show the nearest three."""
     with Embedder(path) as model:
         started = time.perf_counter()
         scores = model.similarity(model.encode_query(QUESTIONS), model.encode_document(DOCUMENTS))
         seconds = time.perf_counter() - started
-        say(f"\n{model!r}")
-        say(f"{len(QUESTIONS)} questions, {len(DOCUMENTS)} documents, {1000 * seconds:.0f} ms; the nearest three:")
+        show(f"\n{model!r}")
+        show(f"{len(QUESTIONS)} questions, {len(DOCUMENTS)} documents, {1000 * seconds:.0f} ms; the nearest three:")
     for question, row in zip(QUESTIONS, scores, strict=True):
-        say(f"\n  {question}")
-        for rank, place in enumerate(row.argsort()[::-1][:3], 1):
-            bar = "█" * round(BAR * max(float(row[place]), 0))
-            say(f"    {rank}  {row[place]:5.2f}  {bar:<{BAR}}  {DOCUMENTS[place]}")
+        show(f"\n  {question}")
+        for number, index in enumerate(row.argsort()[::-1][:3], 1):
+            bar = "█" * round(BAR * max(float(row[index]), 0))
+            show(f"    {number}  {row[index]:5.2f}  {bar:<{BAR}}  {DOCUMENTS[index]}")
 
 
 def main() -> None:
-    """Fetch, convert, embed, and say what to type next."""
+    """Download, convert, embed, and show the next commands."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8")
-    say("Fetching all-MiniLM-L6-v2 (91 MB, once), checked by its SHA-256")
+    show("Downloading all-MiniLM-L6-v2 (91 MB, once), verified by its SHA-256")
     models = Path("models")
     models.mkdir(exist_ok=True)
-    made = convert(fetch(REPOSITORY / ".cache"), models)
-    answer(made["Q4_K_M"])
-    model = made["Q4_K_M"]
-    say(f"\nThe model is {model.resolve()}\nNext, in {Path.cwd()}:")
-    say(f'  .venv/bin/qgguf embed "your own text" -m {model}')
-    say(f'  .venv/bin/qgguf similarity "a cat" "a kitten" "a tax form" -m {model}')
-    say("  .venv/bin/qgguf pull qwen3-embedding-0.6b      100 languages, 639 MB from huggingface.co")
+    paths = convert(fetch(REPOSITORY / ".cache"), models)
+    rank(paths["Q4_K_M"])
+    model = paths["Q4_K_M"]
+    show(f"\nThe model is {model.resolve()}\nNext, in {Path.cwd()}:")
+    show(f'  .venv/bin/qgguf embed "your own text" -m {model}')
+    show(f'  .venv/bin/qgguf similarity "a cat" "a kitten" "a tax form" -m {model}')
+    show("  .venv/bin/qgguf pull qwen3-embedding-0.6b      100 languages, 639 MB from huggingface.co")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ MOST_LANES = 8
 """Most contexts in which an encoder computes side by side."""
 
 # (micro-batch, tokens in a batch): for texts that may be split, and for texts that must be computed in one piece, where
-# a longer text enlarges the micro-batch. The best first; figures: the log in scripts/bench_peers.py.
+# a longer text enlarges the micro-batch. The best first; figures: docs/laboratory-log.md.
 _BATCHES = ((512, 512), (256, 256), (128, 128))
 _ONE_PASS_BATCHES = ((512, 256), (256, 256))
 _CELL_PADDING = 256
