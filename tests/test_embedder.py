@@ -1,4 +1,3 @@
-import ctypes
 import logging
 import threading
 
@@ -626,19 +625,3 @@ def test_a_long_text_is_computed_in_pieces(n_tokens, small_qwen3):
             assert sum(done) == n_tokens and (strategy == "plain" or len(done) == n_tokens // 512)
     a, b = found
     assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.9999
-
-
-def test_the_head_is_taken_out_of_a_graph():
-    """Where the head is a part of its own (on a GPU), stopping before it does not suffice: its operation is undone."""
-    from qgguf.native.context import _RowReader
-
-    reader = _RowReader(dims=64)
-    for name, wanted, left in ((b"result_output", False, 0), (b"result_norm", True, 29), (b"attn_norm-3", False, 29)):
-        tensor = bytearray(336)
-        tensor[80:84] = (29).to_bytes(4, "little")
-        tensor[256 : 256 + len(name)] = name
-        address = ctypes.addressof((ctypes.c_char * len(tensor)).from_buffer(tensor))
-        assert reader._on_node(address, True, None) is wanted
-        assert int.from_bytes(tensor[80:84], "little") == left
-    reader.stop = ["a signal"]
-    assert reader._on_node(address, True, None) is True and reader._on_node(address, False, None) is False

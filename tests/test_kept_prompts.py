@@ -12,7 +12,8 @@ import pytest
 
 from qgguf import Embedder
 from qgguf.errors import NativeError, TextError
-from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext, _RowReader
+from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext
+from qgguf.native.row_reader import RowReader
 from tests.support.comparing import cosines
 from tests.support.lanes import WatchedLanes
 from tests.support.waiting import until
@@ -171,16 +172,16 @@ def test_a_text_that_fails_spoils_nothing(bad_prompt: bool, strategy: str, poiso
 def test_an_interrupt_stops_the_graph_at_the_next_node(small_qwen3: Path, plain: Embedder):
     """Ctrl-C between two nodes: llama.cpp asks about no more of them, and what comes after is right."""
     nodes = 5  # from here on none is interrupted
-    on_node = _RowReader._on_node
+    on_node = RowReader._on_node
 
-    def watched(reader: _RowReader, *node: Any) -> bool:
+    def watched(reader: RowReader, *node: Any) -> bool:
         nonlocal nodes
         nodes += 1
         if nodes == 5:
             signal.raise_signal(signal.SIGINT)
         return on_node(reader, *node)
 
-    with patch.object(_RowReader, "_on_node", watched), Embedder(small_qwen3) as embedder:
+    with patch.object(RowReader, "_on_node", watched), Embedder(small_qwen3) as embedder:
         before = nodes
         embedder.encode(TEXTS)
         n_usual = nodes - before
@@ -194,15 +195,15 @@ def test_an_interrupt_stops_the_graph_at_the_next_node(small_qwen3: Path, plain:
 def test_rows_of_an_interrupted_call_are_nobodys(small_qwen3: Path, plain: Embedder):
     """Ctrl-C when they have been read already: the next call gets its own."""
     armed = False
-    on_node = _RowReader._on_node
+    on_node = RowReader._on_node
 
-    def watched(reader: _RowReader, tensor: int, ask: bool, data: Any) -> bool:
+    def watched(reader: RowReader, tensor: int, ask: bool, data: Any) -> bool:
         goes_on = on_node(reader, tensor, ask, data)
         if armed and not ask:
             signal.raise_signal(signal.SIGINT)
         return goes_on
 
-    with patch.object(_RowReader, "_on_node", watched), Embedder(small_qwen3) as embedder:
+    with patch.object(RowReader, "_on_node", watched), Embedder(small_qwen3) as embedder:
         armed = True
         with pytest.raises(KeyboardInterrupt):
             embedder.encode(TEXTS)

@@ -13,6 +13,7 @@ from typing import Any
 from qgguf.errors import NativeError
 from qgguf.hardware.cpu import compiled_in, lacking, read_processor
 from qgguf.native.builds import BINDING_VERSION, compile_line
+from qgguf.native.tensors import TensorAccess
 
 # NullHandler: an application that set up no logging must not find llama.cpp's warnings on its stderr
 # (logging's last-resort handler would put them there); one that did gets them by propagation.
@@ -62,6 +63,9 @@ def llama() -> Any:
         module.llama_log_set(callback, ctypes.c_void_p(0))
         module.llama_backend_init()
         _load_backends(Path(module.__file__).parent)
+        base = _find(_folder(Path(module.__file__).parent), "ggml-base")
+        if base is not None:
+            TensorAccess(base)  # refuses another layout before anything is computed
         system_info = module.llama_print_system_info().decode()
     except NativeError:
         raise
@@ -124,6 +128,12 @@ def ggml() -> Any:
     if library is None:
         raise NativeError(f"No ggml-base library beside {llama().__file__}. Install llama-cpp-python again.")
     return library
+
+
+@cache
+def tensors() -> TensorAccess:
+    """ggml's functions on single tensors."""
+    return TensorAccess(ggml())
 
 
 @cache

@@ -1,10 +1,8 @@
 """A place to compute: KV cache and scratch over one model, and the call that turns token ids into vectors."""
 
-import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +13,10 @@ from qgguf.memory.planner import KEPT_PREFIXES, KEPT_TOKENS, n_sequences_of
 from qgguf.model.spec import Pooling
 from qgguf.native import binding
 from qgguf.native.model import NativeModel
+from qgguf.native.row_reader import RowReader
 from qgguf.native.signals import HeldSignals
 from qgguf.native.strategy import Strategy
+from qgguf.native.token_batch import TokenBatch
 from qgguf.vectors import Vectors
 
 LEAST_KEPT = 4
@@ -96,9 +96,9 @@ class NativeContext:
         parameters.op_offload = model.device.is_gpu and model.gpu_layers < model.spec.n_layers
         if strategy is not Strategy.PLAIN:
             parameters.n_outputs_max = n_sequences
-        self._rows: _RowReader | None = None
+        self._rows: RowReader | None = None
         if strategy is Strategy.LAST_ROWS:
-            self._rows = _RowReader(model.spec.dims)
+            self._rows = RowReader(model.spec.dims)
             parameters.cb_eval = self._rows.callback
         if strategy is Strategy.TWO_CALLS and not model.device.is_gpu:
             # llama.cpp's fused attention on a CPU sums in half precision when it sees fewer than 64 tokens at once; the
@@ -160,10 +160,10 @@ class NativeContext:
                 self._forget(data=False)
         return out
 
-    def _batch(self, layout: SharedTokens) -> "_Batch":
+    def _batch(self, layout: SharedTokens) -> TokenBatch:
         if len(layout.tokens) > self.cells:
             raise NativeError(f"A batch of {len(layout.tokens)} tokens; room for {self.cells}.")
-        return _Batch(layout)
+        return TokenBatch.of(layout)
 
     def _forget(self, *, data: bool) -> None:
         self._kept.clear()
@@ -214,11 +214,11 @@ class NativeContext:
         layout = flat_tokens([prompt])
         nobody = np.empty(0, np.int64)
         alone = replace(layout, first=np.full_like(layout.first, slot), ends=nobody)
-        self._one_call(_Batch(alone), np.empty((0, self.model.spec.dims), np.float32))
+        self._one_call(TokenBatch.of(alone), np.empty((0, self.model.spec.dims), np.float32))
         self._kept[slot] = prompt
         return slot
 
-    def _one_call(self, batch: "_Batch", out: Vectors) -> None:
+    def _one_call(self, batch: TokenBatch, out: Vectors) -> None:
         for start, stop in self._slices(batch.n_tokens):
             if start:
                 self._between(start, batch.n_tokens)
@@ -226,7 +226,7 @@ class NativeContext:
             self._compute(batch, start, stop)
             out[ended] = self._rows.take(len(ended)) if self._rows else self._pooled(ended)
 
-    def _two_calls(self, batch: "_Batch", out: Vectors) -> None:
+    def _two_calls(self, batch: TokenBatch, out: Vectors) -> None:
         before, last = batch.split_off_last()
         for start, stop in self._slices(before.n_tokens):
             if start:
@@ -249,7 +249,7 @@ class NativeContext:
         for number in range(n_slices):
             yield n_tokens * number // n_slices, n_tokens * (number + 1) // n_slices
 
-    def _compute(self, batch: "_Batch", start: int, stop: int) -> None:
+    def _compute(self, batch: TokenBatch, start: int, stop: int) -> None:
         """Let llama.cpp see tokens start to stop of a batch, at most `batch_tokens`."""
         llama = binding.llama()
         binding.last_complaint()
@@ -276,105 +276,3 @@ class NativeContext:
                 raise NativeError("llama.cpp gives no vector for a text: this model pools nothing. Set pooling=.")
             out[row] = np.ctypeslib.as_array(pointer, (dims,))
         return out
-
-
-class _Batch:
-    """Arrays of a batch as llama.cpp reads them, filled without a Python step per token.
-
-    ends     place of each text's last token
-    outputs  whether a token's result is wanted
-    """
-
-    def __init__(self, layout: SharedTokens) -> None:
-        self.ends = layout.ends
-        self._set(layout.tokens, layout.positions, layout.first, layout.counts)
-        self.outputs[self.ends] = 1
-
-    def _set(self, tokens: Ids, positions: Ids, first: Ids, counts: Ids) -> None:
-        self.n_tokens = len(tokens)
-        self.tokens, self.positions, self.first, self.counts = tokens, positions, first, counts
-        # The texts of a token are neighbours, so one row of numbers serves all tokens: from the first, so many.
-        self._numbers = np.arange(int(np.max(first + counts, initial=0)), dtype=np.int32)
-        self.sequence_pointers = self._numbers.ctypes.data + first.astype(np.uintp) * 4
-        self.outputs = np.zeros(self.n_tokens, np.int8)
-
-    def split_off_last(self) -> tuple["_Batch", "_Batch"]:
-        """All tokens but each text's last, without outputs; the last ones, with."""
-        is_last = self.outputs == 1
-        parts = []
-        for chosen in (~is_last, is_last):
-            part = _Batch.__new__(_Batch)
-            part._set(self.tokens[chosen], self.positions[chosen], self.first[chosen], self.counts[chosen])
-            parts.append(part)
-        parts[1].outputs[:] = 1
-        return parts[0], parts[1]
-
-    def slice(self, start: int, stop: int) -> Any:
-        """llama_batch over tokens start to stop. This object must outlive it."""
-        batch = binding.llama().llama_batch()
-        batch.n_tokens = stop - start
-        for field, array in (
-            ("token", self.tokens),
-            ("pos", self.positions),
-            ("n_seq_id", self.counts),
-            ("seq_id", self.sequence_pointers),
-            ("logits", self.outputs),
-        ):
-            kind = dict(batch._fields_)[field]
-            setattr(batch, field, ctypes.cast(array.ctypes.data + start * array.itemsize, kind))
-        return batch
-
-
-class _RowReader:
-    """Copies the rows of the node `result_norm` and stops the graph there, before the vocabulary projection.
-
-    llama.cpp asks for each node "do you need it?"; at the one that is needed it computes up to it, calls again with
-    ask=False, and goes on only if told so. The node holds one row for each token flagged as output.
-
-    stop  anything in it stops the graph at the next node
-    """
-
-    NODE = b"result_norm\0"
-    HEAD = b"result_output\0"
-    # struct ggml_tensor of the pinned binding: ne at 16, op at 80, name at 256; GGML_OP_NONE is 0
-    _NE, _OP, _NAME = 16, 80, 256
-
-    def __init__(self, dims: int) -> None:
-        self.dims = dims
-        self.stop: Sequence[object] = ()
-        self._blocks: list[Vectors] = []
-        self._get = binding.ggml().ggml_backend_tensor_get
-        self._get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
-        self._get.restype = None
-        self.callback = binding.llama().ggml_backend_sched_eval_callback(self._on_node)
-
-    def _on_node(self, tensor: int, ask: bool, _data: Any) -> bool:
-        if ask:
-            if self.stop:
-                return True
-            name = ctypes.string_at(tensor + self._NAME, len(self.HEAD))
-            if name == self.HEAD:
-                # Where the rest of the graph is on a GPU, the head is a part of its own that runs although the part
-                # before it was stopped: nothing is to be done in it.
-                ctypes.c_int32.from_address(tensor + self._OP).value = 0
-            return name.startswith(self.NODE)
-        if self.stop:
-            return False
-        n_columns, n_rows = (ctypes.c_int64 * 2).from_address(tensor + self._NE)
-        if n_rows and n_columns == self.dims:
-            rows = np.empty((n_rows, self.dims), np.float32)
-            self._get(tensor, rows.ctypes.data, 0, rows.nbytes)
-            self._blocks.append(rows)
-        return False
-
-    def discard(self) -> None:
-        """Forget rows that were read and never taken: an interrupt came between."""
-        self._blocks = []
-
-    def take(self, n_rows: int) -> Vectors:
-        """The rows read since the last call, which must be `n_rows`."""
-        blocks, self._blocks = self._blocks, []
-        got = sum(map(len, blocks))
-        if got != n_rows:
-            raise NativeError(f"llama.cpp computed {got} last rows, {n_rows} were asked for.")
-        return np.concatenate(blocks) if blocks else np.empty((0, self.dims), np.float32)
