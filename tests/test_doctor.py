@@ -1,4 +1,4 @@
-"""`qgguf doctor`: what it finds on this machine, and that nothing breaks it."""
+"""`qgguf doctor`: its report on this machine, and on installations that are broken in every way we know."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qgguf.cli.doctor import page
-from qgguf.doctor.checks import about_devices, examine
+from qgguf.doctor.checks import device_findings, examine
 from qgguf.doctor.probe import TEXTS
 from qgguf.hardware.cores import read_cores
 from qgguf.hardware.gpu import Graphics
@@ -33,38 +33,38 @@ NO_GPU: dict[str, Any] = {
 def as_json(*arguments: str, home: Path, code: int = 0, **settings: str) -> dict[str, Any]:
     done = qgguf("doctor", "--json", *arguments, home=home, **settings)
     assert (done.returncode, done.stderr) == (code, b""), done.stderr.decode()
-    found = json.loads(done.stdout, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-    assert found["ok"] == (code == 0)
-    return found
+    report = json.loads(done.stdout, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert report["ok"] == (code == 0)
+    return report
 
 
-def wrong(found: dict[str, Any]) -> list[dict[str, Any]]:
-    return [finding for finding in found["findings"] if finding["wrong"]]
+def wrong(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [finding for finding in report["findings"] if finding["wrong"]]
 
 
 # This machine
 
 
-def test_all_is_well(small_qwen3: Path, tmp_path: Path):
-    """Each part against what the library says of it in this process."""
-    found = as_json(str(small_qwen3), home=tmp_path)
-    assert found["binding"]["version"] == BINDING_VERSION and "CPU" in found["binding"]["backends"]
+def test_report_agrees_with_the_library(small_qwen3: Path, tmp_path: Path):
+    """Each part equals what the library reports in this process, and nothing is wrong."""
+    report = as_json(str(small_qwen3), home=tmp_path)
+    assert report["binding"]["version"] == BINDING_VERSION and "CPU" in report["binding"]["backends"]
     info = binding.llama().llama_print_system_info().decode()
-    assert all(f"{word} = " in info for word in found["binding"]["compiled"])
-    assert [device["name"] for device in found["devices"]] == [device.name for device in list_devices()]
+    assert all(f"{word} = " in info for word in report["binding"]["compiled"])
+    assert [device["name"] for device in report["devices"]] == [device.name for device in list_devices()]
     cores = read_cores()
-    assert found["threads"]["usable"] == cores.usable and found["threads"]["reason"] == cores.reason
-    (model,) = found["models"]
+    assert report["threads"]["usable"] == cores.usable and report["threads"]["reason"] == cores.reason
+    (model,) = report["models"]
     spec = read_spec(small_qwen3)
     assert (model["end_token"], model["pooling"], model["wrong"]) == ("<|endoftext|>", "last", [])
     assert model["prompts"] == list(spec.prompts) and model["checksum"] == "not checked"
-    assert found["trial"]["strategy"] == "last_rows" and len(found["trial"]["cosines"]) == len(TEXTS)
-    assert min(found["trial"]["cosines"]) >= 0.999
+    assert report["trial"]["strategy"] == "last_rows" and len(report["trial"]["cosines"]) == len(TEXTS)
+    assert min(report["trial"]["cosines"]) >= 0.999
     assert {"é", "😉"} < set(TEXTS) and any("한" in text for text in TEXTS)
 
 
-def test_one_page_for_people(small_qwen3: Path, minilm_q8: Path, tmp_path: Path):
-    """Every part on its line, within 120 columns but for names and commands; both models, one named from elsewhere."""
+def test_page_shows_every_part(small_qwen3: Path, minilm_q8: Path, tmp_path: Path):
+    """Every part has its line, within 118 columns except for names and commands; both models are shown."""
     shutil.copyfile(minilm_q8, tmp_path / "한.gguf")
     done = qgguf("doctor", str(small_qwen3), home=tmp_path, QGGUF_THREADS="1")
     assert (done.returncode, done.stderr) == (0, b""), done.stdout.decode()
@@ -73,25 +73,25 @@ def test_one_page_for_people(small_qwen3: Path, minilm_q8: Path, tmp_path: Path)
     assert labels == ["qgguf", "binding", "devices", "runs", "graphics", "processor", "threads", "memory", "settings",
                       "models", "trial"]  # fmt: skip
     shown = "\n".join(lines)
-    assert "threads     1, by QGGUF_THREADS" in shown and "QGGUF_THREADS=1" in shown
+    assert "threads     1, set by QGGUF_THREADS" in shown and "QGGUF_THREADS=1" in shown
     assert "한.gguf" in shown and "mean pooling, ends with [SEP], no prompts" in shown
     assert "last_rows against llama.cpp's own path" in " ".join(shown.split())
     assert lines[-1] == "Nothing is wrong."
     assert all(len(line) <= 118 or line.startswith("    ") or ".gguf" in line for line in lines)
 
 
-def test_without_a_model(tmp_path: Path):
-    """Nothing to try is nothing wrong; the command that fetches one is there."""
-    found = as_json(home=tmp_path)
-    assert found["models"] == [] and "No model is here" in found["trial"]["skipped"]
-    assert ["qgguf pull qwen3-embedding-0.6b"] in [finding["remedies"] for finding in found["findings"]]
+def test_no_model_is_not_wrong(tmp_path: Path):
+    """There is no trial, and the report has the command that fetches a model."""
+    report = as_json(home=tmp_path)
+    assert report["models"] == [] and "No model is here" in report["trial"]["skipped"]
+    assert ["qgguf pull qwen3-embedding-0.6b"] in [finding["remedies"] for finding in report["findings"]]
 
 
 # What can be wrong
 
 
 @pytest.mark.parametrize(
-    ("stub", "says"),
+    ("stub", "message"),
     [
         (None, "ModuleNotFoundError"),
         ("raise ImportError('libcudart.so.12: cannot open shared object file')", "libcudart.so.12"),
@@ -99,16 +99,18 @@ def test_without_a_model(tmp_path: Path):
         ("import", "SyntaxError"),
         ("print('noise'); 1 / 0", "division by zero"),
         ("import os; os.abort()", "SIGABRT"),
-        ("import os; os._exit(0)", "it said nothing"),
+        ("import os; os._exit(0)", "it printed no error"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
         ("import sys; sys.modules['llama_cpp.llama_cpp'] = sys; __file__ = ''", "AttributeError"),
     ],
 )
 @pytest.mark.parametrize("form", ["--json", None])
-def test_a_broken_binding(stub: str | None, says: str, form: str | None, small_qwen3: Path, tmp_path: Path):
-    """Whatever the package does when it is loaded: the page, exit 1, the commands; never a traceback."""
-    if os.name == "nt" and says.startswith("SIG"):
-        pytest.skip("no signals here")
+def test_broken_binding_is_reported(
+    stub: str | None, message: str, form: str | None, small_qwen3: Path, tmp_path: Path
+):
+    """Whatever the package does when it is loaded, there is a report with commands, exit code 1 and no traceback."""
+    if os.name == "nt" and message.startswith("SIG"):
+        pytest.skip("Windows has no such signals")
     (tmp_path / "llama_cpp").mkdir()
     (tmp_path / "llama_cpp" / "__init__.py").write_text(stub or "", "utf-8")
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
@@ -116,18 +118,18 @@ def test_a_broken_binding(stub: str | None, says: str, form: str | None, small_q
     shown = done.stdout.decode()
     assert done.returncode == 1 and done.stderr == b"" and "Traceback" not in shown
     if form:
-        found = json.loads(shown)
-        (finding,) = wrong(found)
-        assert finding["topic"] == "binding" and says in finding["says"]
+        report = json.loads(shown)
+        (finding,) = wrong(report)
+        assert finding["topic"] == "binding" and message in finding["message"]
         assert BINDING_VERSION in finding["remedies"][0] and "--no-binary" in finding["remedies"][0]
-        assert found["models"] and found["trial"] == {"skipped": "llama-cpp-python must work first"}
-        assert "error" in found["binding"]
+        assert report["models"] and report["trial"] == {"skipped": "llama-cpp-python must work first"}
+        assert "error" in report["binding"]
     else:
         assert "Wrong: llama-cpp-python does not work" in shown and shown.endswith("\n\n1 thing is wrong.\n")
 
 
 def test_another_release_is_wrong(small_qwen3: Path, tmp_path: Path):
-    """The structures of each release differ: one that loads is no proof. The real one, under another number."""
+    """Its structures may differ, so that it loads proves nothing. Here: the real release under another number."""
     real = Path(binding.llama().__file__).parent
     (tmp_path / "llama_cpp").mkdir()
     for name in ("llama_cpp.py", "_ctypes_extensions.py", "_ggml.py"):
@@ -135,17 +137,17 @@ def test_another_release_is_wrong(small_qwen3: Path, tmp_path: Path):
     (tmp_path / "llama_cpp" / "__init__.py").write_text("__version__ = '0.3.35'\n")
     (tmp_path / "llama_cpp" / "lib").symlink_to(real / "lib", target_is_directory=True)
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
-    found = as_json(str(small_qwen3), home=tmp_path, code=1, PYTHONPATH=path)
-    (finding,) = wrong(found)
-    assert f"0.3.35 is here, {BINDING_VERSION} is needed" in finding["says"]
-    assert "skipped" in found["trial"]
-    # Nor does the library use it: wrong structures would be read and written in silence.
+    report = as_json(str(small_qwen3), home=tmp_path, code=1, PYTHONPATH=path)
+    (finding,) = wrong(report)
+    assert f"0.3.35 is here, {BINDING_VERSION} is needed" in finding["message"]
+    assert "skipped" in report["trial"]
+    # The library refuses it, too: with wrong structures it would silently read and write wrong memory.
     done = qgguf("embed", "é 한 😉", "-m", str(small_qwen3), home=tmp_path, PYTHONPATH=path)
     assert done.returncode == 1 and done.stdout == b"" and f"{BINDING_VERSION} is needed" in done.stderr.decode()
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "message"),
     [
         ("QGGUF_DEVICE", "tpu", "QGGUF_DEVICE='tpu'"),
         ("QGGUF_THREADS", "many", "QGGUF_THREADS='many'"),
@@ -155,16 +157,16 @@ def test_another_release_is_wrong(small_qwen3: Path, tmp_path: Path):
         ("HF_ENDPOINT", "http://[", "HF_ENDPOINT"),
     ],
 )
-def test_a_wrong_variable(name: str, value: str, says: str, tmp_path: Path):
-    """It is named, and everything else is examined all the same. Nothing is fetched."""
-    found = as_json(home=tmp_path, code=1, **{name: value})
-    assert any(says in finding["says"] for finding in wrong(found)), found["findings"]
-    assert found["binding"]["version"] == BINDING_VERSION
+def test_wrong_variable_is_reported(name: str, value: str, message: str, tmp_path: Path):
+    """The report names it, and has all other checks. Nothing is fetched."""
+    report = as_json(home=tmp_path, code=1, **{name: value})
+    assert any(message in finding["message"] for finding in wrong(report)), report["findings"]
+    assert report["binding"]["version"] == BINDING_VERSION
 
 
-def test_a_wrong_setting_is_told_once(small_qwen3: Path, tmp_path: Path):
-    """The trial goes on without it."""
-    found = as_json(
+def test_wrong_setting_is_reported_once(small_qwen3: Path, tmp_path: Path):
+    """The trial runs without it."""
+    report = as_json(
         str(small_qwen3),
         home=tmp_path,
         code=1,
@@ -173,20 +175,20 @@ def test_a_wrong_setting_is_told_once(small_qwen3: Path, tmp_path: Path):
         QGGUF_THREADS="한",
         QGGUF_DEVICE="tpu",
     )
-    assert [finding["topic"] for finding in wrong(found)] == ["settings"] * 4
-    assert min(found["trial"]["cosines"]) >= 0.999
+    assert [finding["topic"] for finding in wrong(report)] == ["settings"] * 4
+    assert min(report["trial"]["cosines"]) >= 0.999
 
 
 @pytest.mark.skipif(any(device.is_gpu for device in list_devices()), reason="there is a GPU")
-def test_a_gpu_that_is_demanded_and_absent(tmp_path: Path):
-    """Absent is not wrong, demanded and absent is."""
+def test_required_gpu_that_is_absent_is_wrong(tmp_path: Path):
+    """The lack of a GPU is wrong only where QGGUF_DEVICE requires one."""
     (finding,) = wrong(as_json(home=tmp_path, code=1, QGGUF_DEVICE="cuda"))
-    assert finding["topic"] == "devices" and "-DGGML_CUDA=on" in finding["says"]
+    assert finding["topic"] == "devices" and "-DGGML_CUDA=on" in finding["message"]
 
 
 @pytest.mark.parametrize("harm", ["cut", "end token", "not a model"])
-def test_a_model_that_is_wrong(harm: str, small_qwen3: Path, tmp_path: Path):
-    """It is named with what is wrong, exit 1; a GGUF for something else than text is nothing wrong."""
+def test_wrong_model_is_reported(harm: str, small_qwen3: Path, tmp_path: Path):
+    """The report names it and its fault, with exit code 1; a GGUF that is not for text is no fault."""
     data = small_qwen3.read_bytes()
     if harm == "cut":
         data = data[: len(data) // 2]
@@ -197,18 +199,18 @@ def test_a_model_that_is_wrong(harm: str, small_qwen3: Path, tmp_path: Path):
         data = data.replace(b"<|endoftext|>", b"<|Endoftext|>")
     (tmp_path / "é.gguf").write_bytes(data)
     done = qgguf("doctor", "--json", home=tmp_path)
-    found = json.loads(done.stdout)
-    (model,) = found["models"]
+    report = json.loads(done.stdout)
+    (model,) = report["models"]
     if harm == "not a model":
         assert model["wrong"] == [] and not model["embeds"]
         return
     assert model["name"] == "é.gguf" and len(model["wrong"]) >= 1 and done.returncode == 1, model
-    assert any(finding["says"].startswith("é.gguf: ") for finding in wrong(found))
+    assert any(finding["message"].startswith("é.gguf: ") for finding in wrong(report))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links are a privilege there")
-def test_checksums(small_qwen3: Path, tmp_path: Path):
-    """The hub's cache names a file by its SHA-256: right, then one bit is turned. A file of one's own has none."""
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_checksum_finds_one_wrong_bit(small_qwen3: Path, tmp_path: Path):
+    """The hub's cache names a file by its SHA-256; for other files none is known."""
     from hashlib import sha256
 
     data = small_qwen3.read_bytes()
@@ -221,19 +223,19 @@ def test_checksums(small_qwen3: Path, tmp_path: Path):
     shown.symlink_to(os.path.relpath(blob, shown.parent))
     (tmp_path / "own.gguf").write_bytes(data)
 
-    found = as_json("--checksums", home=tmp_path)
-    states = {model["name"]: model["checksum"] for model in found["models"]}
+    report = as_json("--checksums", home=tmp_path)
+    states = {model["name"]: model["checksum"] for model in report["models"]}
     assert states == {"me/M/m.gguf": "right", "own.gguf": "unknown"}
-    assert "several" not in found["trial"]["skipped"] and "2 models are here" in found["trial"]["skipped"]
+    assert "several" not in report["trial"]["skipped"] and "2 models are here" in report["trial"]["skipped"]
 
     blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     (finding,) = wrong(as_json("--checksums", home=tmp_path, code=1))
-    assert "SHA-256" in finding["says"] and finding["remedies"] == ["qgguf pull me/M/m.gguf"]
+    assert "SHA-256" in finding["message"] and finding["remedies"] == ["qgguf pull me/M/m.gguf"]
     assert as_json(home=tmp_path)["ok"]
 
 
-def test_a_published_models_size_is_known(small_qwen3: Path, tmp_path: Path):
-    """Another file under an official name is seen without reading it whole."""
+def test_wrong_size_of_a_published_model_is_reported(small_qwen3: Path, tmp_path: Path):
+    """Another file under an official name is detected without reading it whole."""
     from qgguf.hub.catalogue import CATALOGUE
 
     model = CATALOGUE["qwen3-embedding-0.6b"]
@@ -241,20 +243,20 @@ def test_a_published_models_size_is_known(small_qwen3: Path, tmp_path: Path):
     folder.mkdir(parents=True)
     shutil.copyfile(small_qwen3, folder / model.files["Q8_0"].name)
     (finding,) = wrong(as_json(home=tmp_path, code=1))
-    assert "the published file has 639,150,592" in finding["says"]
+    assert "the published file has 639,150,592" in finding["message"]
     assert finding["remedies"] == ["qgguf pull qwen3-embedding-0.6b"]
 
 
-# GPUs that are here and unused, as data: this suite runs on machines without any
+# GPUs that are not used, as data: this suite runs on machines without any
 
 
 @pytest.mark.parametrize(
-    ("said", "graphics", "environment", "is_wrong", "says", "remedy"),
+    ("loaded", "graphics", "environment", "is_wrong", "message", "remedy"),
     [
         (NO_GPU, Graphics(), {}, None, "", ""),
         (NO_GPU, Graphics(("NVIDIA",), nvidia_cards=("RTX 3060",), nvidia_driver="550", driver_cuda=(12, 4)), {}, False,
-         "though there is RTX 3060", "/whl/cu124"),
-        (NO_GPU, Graphics(vendors=("NVIDIA",)), {}, False, "without its driver", "-DGGML_CUDA=on"),
+         "although there is RTX 3060", "/whl/cu124"),
+        (NO_GPU, Graphics(vendors=("NVIDIA",)), {}, False, "without a working driver", "-DGGML_CUDA=on"),
         (NO_GPU, Graphics(vendors=("AMD",), rocm=True), {}, False, "a GPU by AMD", "/whl/rocm72"),
         (NO_GPU, Graphics(vendors=("Intel",)), {}, False, "a GPU by Intel", "/whl/vulkan"),
         (NO_GPU, Graphics(metal=True), {}, False, "this Mac's GPU", "-DGGML_METAL=on"),
@@ -267,21 +269,26 @@ def test_a_published_models_size_is_known(small_qwen3: Path, tmp_path: Path):
         (NO_GPU | {"device": "", "reason": "is not available"}, Graphics(), {}, True, "is not available", ""),
     ],
 )  # fmt: skip
-def test_what_is_said_of_gpus(
-    said: dict[str, Any], graphics: Graphics, environment: dict[str, str], is_wrong: bool | None, says: str, remedy: str
+def test_unused_gpu_is_reported(
+    loaded: dict[str, Any],
+    graphics: Graphics,
+    environment: dict[str, str],
+    is_wrong: bool | None,
+    message: str,
+    remedy: str,
 ):
-    """An absent GPU is no finding, an unused one comes with the command for its driver, a broken one is wrong."""
-    found = about_devices(said, "auto", graphics, environment, "linux")
+    """No GPU is no finding, an unused GPU comes with the command for its driver, a broken GPU is wrong."""
+    findings = device_findings(loaded, graphics, environment, "linux")
     if is_wrong is None:
-        assert found == []
+        assert findings == []
         return
-    (finding,) = found
-    assert finding.wrong == is_wrong and says in finding.says
+    (finding,) = findings
+    assert finding.wrong == is_wrong and message in finding.message
     assert not remedy or any(remedy in line for line in finding.remedies), finding.remedies
 
 
-def test_the_examination_is_a_function(small_qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """For programs: a report, with the page made of it."""
+def test_examine_returns_the_report(small_qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A program gets the report as an object, and the page from it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     report = examine(str(small_qwen3))

@@ -1,4 +1,4 @@
-"""What is read of the machine: processor, graphics, and the builds that fit."""
+"""The facts about this machine that are read: processor and GPUs; and the builds of llama.cpp that fit them."""
 
 import os
 import re
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qgguf.hardware import gpu as graphics
-from qgguf.hardware.cpu import compiled_in, lacking, read_processor, unused
+from qgguf.hardware import gpu
+from qgguf.hardware.cpu import compiled_features, missing_instructions, read_processor, unused_instructions
 from qgguf.hardware.gpu import Graphics, read_graphics
 from qgguf.hardware.machine import this_machine
 from qgguf.hardware.ram import host_memory, machine_memory
@@ -16,34 +16,35 @@ from qgguf.native import binding
 from qgguf.native.builds import BINDING_VERSION, BUILDS, compile_line, wheel_line
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
 # Processor
 
 
 def test_this_processor_has_what_the_build_uses():
-    """Else nothing here would have run; the words of both sides are understood."""
-    compiled = compiled_in(binding.llama().llama_print_system_info().decode())
+    """Otherwise no test would run; so the names of both sides are understood."""
+    compiled = compiled_features(binding.llama().llama_print_system_info().decode())
     processor = read_processor()
-    assert processor.name and lacking(compiled, processor.flags) == ()
+    assert processor.name and missing_instructions(compiled, processor.flags) == ()
     if processor.flags:
-        assert not set(unused(compiled, processor.flags)) & set(compiled)
+        assert not set(unused_instructions(compiled, processor.flags)) & set(compiled)
 
 
-def test_a_servers_cpuinfo(tmp_path: Path):
-    """The first core's lines; ARM says Features."""
+def test_cpuinfo_is_read_for_the_first_core(tmp_path: Path):
+    """x86 lists flags, ARM lists Features; without the file there are none."""
     (tmp_path / "x86").write_text(
         "processor\t: 0\nmodel name\t: Xeon é\nflags\t\t: pni avx2\n\nprocessor\t: 1\nflags\t\t: none\n"
     )
     (tmp_path / "arm").write_text("processor\t: 0\nFeatures\t: fp asimd i8mm\n")
     x86, arm = read_processor(tmp_path / "x86"), read_processor(tmp_path / "arm")
     assert (x86.name, x86.flags) == ("Xeon é", {"pni", "avx2"})
-    assert lacking(("SSE3", "AVX2", "AVX512", "OPENMP"), x86.flags) == ("AVX512",)
-    assert unused(("NEON",), arm.flags) == ("MATMUL_INT8",)
+    assert missing_instructions(("SSE3", "AVX2", "AVX512", "OPENMP"), x86.flags) == ("AVX512",)
+    assert unused_instructions(("NEON",), arm.flags) == ("MATMUL_INT8",)
     assert read_processor(tmp_path / "none").flags == frozenset()
-    assert lacking(("AVX512",), frozenset()) == (), "a system that says nothing lacks nothing"
+    assert missing_instructions(("AVX512",), frozenset()) == (), "unknown flags are not missing flags"
 
 
-def test_this_machine_for_figures():
-    """Its name and memory are those that the other readers give, whatever the container allows."""
+def test_this_machine_is_described_without_its_container():
+    """Its name and memory are those of the other readers, whatever the container allows."""
     machine, memory = this_machine(), host_memory()
     assert machine.cpu == read_processor().name and machine.cores >= 1 and machine.system
     if memory is not None:
@@ -69,18 +70,18 @@ def with_programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str
     return read_graphics()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="programs of sh")
-def test_a_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Cards, driver and the CUDA that it runs; the compiler's version."""
+@pytest.mark.skipif(os.name == "nt", reason="the programs are shell scripts")
+def test_driver_reports_cards_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The cards, the driver, the CUDA that it runs, and the compiler's version are read."""
     nvcc = "#!/bin/sh\necho 'Cuda compilation tools, release 12.8, V12.8.93'\n"
     found = with_programs(tmp_path, monkeypatch, nvidia_smi=SMI, nvcc=nvcc)
     assert found.nvidia_cards == ("NVIDIA GeForce RTX 3060", "Quadro P400")
     assert (found.nvidia_driver, found.driver_cuda, found.nvcc) == ("550.54.15", (12, 4), (12, 8))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="programs of sh")
+@pytest.mark.skipif(os.name == "nt", reason="the programs are shell scripts")
 @pytest.mark.parametrize(
-    "says",
+    "program",
     [
         "#!/bin/sh\nexit 9\n",
         "#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'\n",
@@ -89,18 +90,18 @@ def test_a_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         "#!/bin/sh\nexec sleep 60\n",
     ],
 )
-def test_a_driver_in_trouble_is_no_driver(says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Neither a failure nor a wait that never ends is ours."""
-    monkeypatch.setattr(graphics, "PATIENCE_SECONDS", 0.5)
-    found = with_programs(tmp_path, monkeypatch, nvidia_smi=says)
+def test_faulty_driver_counts_as_none(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A failure, nonsense on stdout or a program that hangs does no harm."""
+    monkeypatch.setattr(gpu, "TIMEOUT_SECONDS", 0.5)
+    found = with_programs(tmp_path, monkeypatch, nvidia_smi=program)
     assert (found.nvidia_cards, found.nvidia_driver, found.driver_cuda) == ((), "", None)
 
 
 # Builds
 
 
-def test_the_pin_is_the_same_everywhere():
-    """pyproject.toml, README and the commands name one release."""
+def test_one_release_is_named_everywhere():
+    """pyproject.toml, README and the commands name the same release of llama-cpp-python."""
     assert f'"llama-cpp-python=={BINDING_VERSION}"' in (REPOSITORY / "pyproject.toml").read_text("utf-8")
     named = set(re.findall(r"llama-cpp-python==([\d.]+\d)", (REPOSITORY / "README.md").read_text("utf-8")))
     assert named == {BINDING_VERSION}
@@ -109,7 +110,7 @@ def test_the_pin_is_the_same_everywhere():
 @pytest.mark.parametrize("system", ["linux", "win32", "darwin"])
 @pytest.mark.parametrize("backend", BUILDS)
 def test_every_build_has_a_command(backend: str, system: str):
-    """Compiled always, without pip's cache of an earlier build; as a wheel where there is one, and then only so."""
+    """Each can be compiled, without pip's cache of an earlier build; a wheel's command installs only the wheel."""
     line = compile_line(backend, system)
     assert f"llama-cpp-python=={BINDING_VERSION}" in line and "--no-cache-dir" in line and BUILDS[backend].flag in line
     wheel = wheel_line(backend, system, (12, 4))
@@ -129,11 +130,12 @@ def test_every_build_has_a_command(backend: str, system: str):
         ((14, 0), "cu132"),
     ],
 )
-def test_a_wheel_is_never_newer_than_the_driver(driver: tuple[int, int], folder: str):
-    """The newest that the driver runs."""
+def test_wheel_is_the_newest_that_the_driver_runs(driver: tuple[int, int], folder: str):
+    """A wheel for a newer CUDA than the driver's would not find the GPU."""
     line = wheel_line("CUDA", "linux", driver)
     assert line is not None and line.endswith(f"/{folder}")
 
 
-def test_no_driver_no_cuda_wheel():
+def test_no_cuda_wheel_without_a_driver():
+    """Nor for a driver that is older than every wheel."""
     assert wheel_line("CUDA", sys.platform, None) is wheel_line("CUDA", "linux", (10, 2)) is None

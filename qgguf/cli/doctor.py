@@ -1,4 +1,4 @@
-"""qgguf doctor."""
+"""The command `qgguf doctor`."""
 
 import json
 import textwrap
@@ -17,17 +17,18 @@ LABEL_COLUMNS = 12
 LINE_COLUMNS = 118
 
 
-@click.command(short_help="Show whether this installation works, and what to do.")
+@click.command(short_help="Check whether this installation works, and show how to repair it.")
 @click.argument("model", required=False)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--checksums", is_flag=True, help="Read each model whole and compare its SHA-256 with the published one.")
 @verbose_option
 @click.pass_context
 def doctor(context: click.Context, model: str | None, as_json: bool, checksums: bool) -> None:
-    """Examine this installation: llama.cpp, devices, processor, threads, memory, models.
+    """Check this installation: llama.cpp, devices, processor, threads, memory, models.
 
-    MODEL is embedded for a trial and compared with llama.cpp's own path. Without it: $QGGUF_MODEL, else the one model
-    there is. Nothing is downloaded. Exit code 1 if something is wrong; an absent GPU is not.
+    A few texts are embedded with MODEL, and the vectors compared with those of llama.cpp's own path. Default:
+    $QGGUF_MODEL, else the only model on this machine. Nothing is downloaded. The exit code is 1 if something is wrong;
+    the lack of a GPU is not.
     """
     from qgguf.cli.progress import bar
     from qgguf.doctor.checks import examine
@@ -44,18 +45,19 @@ def doctor(context: click.Context, model: str | None, as_json: bool, checksums: 
 
 
 def page(report: "Report") -> list[str]:
-    """The report in lines: what there is, then what is wrong or could be better, each with its command."""
+    """Format the report: its rows, then what is wrong or could be better, each with its commands."""
     lines = []
     for label, values in _rows(report):
-        for number, value in enumerate(values):
-            wrapped = textwrap.wrap(value, LINE_COLUMNS - LABEL_COLUMNS, break_long_words=False) or [""]
-            for place, part in enumerate(wrapped):
-                lines.append(f"{label if number == place == 0 else '':<{LABEL_COLUMNS}}{part}")
+        column = label
+        for value in values:
+            for part in textwrap.wrap(value, LINE_COLUMNS - LABEL_COLUMNS, break_long_words=False) or [""]:
+                lines.append(f"{column:<{LABEL_COLUMNS}}{part}")
+                column = ""
     for finding in sorted(report.findings, key=lambda finding: not finding.wrong):
         lines.append("")
         start = "Wrong: " if finding.wrong else "Note: "
-        lines += textwrap.wrap(start + finding.says, LINE_COLUMNS, break_long_words=False)
-        # Commands are copied: one line each, however long.
+        lines += textwrap.wrap(start + finding.message, LINE_COLUMNS, break_long_words=False)
+        # Commands are for copying: one line each, however long.
         lines += [f"    {remedy}" for remedy in finding.remedies]
     wrong = sum(finding.wrong for finding in report.findings)
     lines += ["", f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong." if wrong else "Nothing is wrong."]
@@ -96,26 +98,27 @@ def _device(device: dict[str, Any]) -> str:
 
 
 def _graphics(report: "Report") -> str:
-    found = report.graphics
-    parts = [", ".join(found.nvidia_cards) or (f"card by {', '.join(found.vendors)}" if found.vendors else "")]
-    if found.nvidia_driver:
-        cuda = " (CUDA {}.{})".format(*found.driver_cuda) if found.driver_cuda else ""
-        parts.append(f"NVIDIA driver {found.nvidia_driver}{cuda}")
-    if found.nvcc:
-        parts.append("nvcc {}.{}".format(*found.nvcc))
-    parts += [name for name, here in (("Vulkan loader", found.vulkan), ("glslc", found.glslc), ("ROCm", found.rocm),
-                                      ("Metal", found.metal)) if here]  # fmt: skip
+    graphics = report.graphics
+    vendors = f"card by {', '.join(graphics.vendors)}" if graphics.vendors else ""
+    parts = [", ".join(graphics.nvidia_cards) or vendors]
+    if graphics.nvidia_driver:
+        cuda = " (CUDA {}.{})".format(*graphics.driver_cuda) if graphics.driver_cuda else ""
+        parts.append(f"NVIDIA driver {graphics.nvidia_driver}{cuda}")
+    if graphics.nvcc:
+        parts.append("nvcc {}.{}".format(*graphics.nvcc))
+    tools = {"Vulkan loader": graphics.vulkan, "glslc": graphics.glslc, "ROCm": graphics.rocm, "Metal": graphics.metal}
+    parts += [name for name, present in tools.items() if present]
     return ", ".join(part for part in parts if part) or "no graphics card found"
 
 
 def _processor(report: "Report") -> str:
-    uses = ", ".join(report.binding.get("compiled", ())) or "unknown"
-    return f"{report.processor['name']}; llama.cpp uses {uses}"
+    features = ", ".join(report.binding.get("compiled", ())) or "unknown"
+    return f"{report.processor['name']}; llama.cpp uses {features}"
 
 
 def _threads(threads: dict[str, Any]) -> str:
     if threads["asked"] is not None:
-        return f"{threads['asked']}, by QGGUF_THREADS; {threads['usable']} would help: {threads['reason']}"
+        return f"{threads['asked']}, set by QGGUF_THREADS; without it {threads['usable']}: {threads['reason']}"
     return f"{threads['usable']}: {threads['reason']}"
 
 
@@ -151,10 +154,9 @@ def _trial(trial: dict[str, Any]) -> list[str]:
         return [f"none: {trial['skipped']}"]
     if "error" in trial:
         return [f"{trial['path']} fails, see below"]
-    way = (
-        "llama.cpp's own path" if trial["strategy"] == "plain" else f"{trial['strategy']} against llama.cpp's own path"
-    )
+    plain = "llama.cpp's own path"
+    compared = plain if trial["strategy"] == "plain" else f"{trial['strategy']} against {plain}"
     return [
-        f"{trial['path']} on the {trial['device'].upper()}: {way}, cosines from {min(trial['cosines']):.6f} "
-        f"on {len(trial['cosines'])} texts; {trial['seconds']:.1f} s with loading"
+        f"{trial['path']} on the {trial['device'].upper()}: {compared}, cosines from {min(trial['cosines']):.6f} "
+        f"on {len(trial['cosines'])} texts; {trial['seconds']:.1f} s, loading included"
     ]

@@ -1,1 +1,1 @@
-"""Whether this installation works, and what to do where it does not."""
+"""Check whether this installation works, and find the commands that repair it."""

@@ -1,9 +1,9 @@
-"""The whole examination: binding, devices, processor, threads, memory, models, a trial; what is wrong, what helps."""
+"""All checks of an installation: binding, devices, processor, threads, memory, models, and a trial of one model."""
 
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from qgguf import hub
 from qgguf._version import __version__
 from qgguf.doctor.model_files import ModelState, examine_model
-from qgguf.doctor.probe import ask
+from qgguf.doctor.probe import run_probe
 from qgguf.errors import QgError
 from qgguf.hardware.cores import Cores, read_cores
-from qgguf.hardware.cpu import compiled_in, lacking, read_processor, unused
+from qgguf.hardware.cpu import compiled_features, missing_instructions, read_processor, unused_instructions
 from qgguf.hardware.gpu import Graphics, backends_for, read_graphics
 from qgguf.hardware.ram import HostMemory, host_memory
 from qgguf.hub.catalogue import CATALOGUE
@@ -23,46 +23,47 @@ from qgguf.native.builds import compile_line, wheel_line
 from qgguf.native.strategy import LEAST_COSINE
 from qgguf.settings import VARIABLES, device_setting, ram_setting, threads_setting, vram_setting
 from qgguf.types import Progress
+from qgguf.units import readable
 
 Value = TypeVar("Value")
 
 LEAST_COSINE_GPU = 0.99
-"""A GPU against the CPU, whose kernels quantise what is multiplied too."""
+"""Cosine to the CPU's vectors that a GPU must reach. Lower, because the CPU's kernels quantise activations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something to know.
+    """A result of a check that the user should know.
 
-    topic     which part of the page it belongs to
-    wrong     True: something does not work; False: it works, and could be better
-    says      one line
+    topic     the part of the report that it belongs to
+    wrong     True: something does not work; False: it works and could be better
+    message   one line
     remedies  commands, the best first
     """
 
     topic: str
     wrong: bool
-    says: str
+    message: str
     remedies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the examination found; the fields of `qgguf doctor --json`.
+    """The results of all checks; its fields are those of `qgguf doctor --json`.
 
     qgguf, python, system   versions
-    binding       version, llama_cpp, backends, compiled (words of its system info); or error
-    devices       as qgguf.native.devices.Device
-    device        name of the one that a model gets; "" for none
-    device_reason
-    graphics      cards, drivers and compilers
-    processor     name, flags that the build could use, those that it lacks
-    threads       usable, the three limits, QGGUF_THREADS
-    memory        of the host; None where the system does not say
-    settings      environment variables that are set
-    models        each file here
-    trial         of one model: cosines to llama.cpp's own path; or skipped: why; or error
-    findings      what is wrong, and what could be better
+    binding        version, llama_cpp, backends, compiled (features in its system info); or error
+    devices        fields of `qgguf.native.devices.Device`
+    device         name of the device that a model gets; "" for none
+    device_reason  why that device
+    graphics       cards, drivers and compilers
+    processor      name, instruction sets that the build does not use (unused) or that it needs in vain (lacking)
+    threads        usable, the three limits, QGGUF_THREADS
+    memory         RAM available to this process; None if unknown
+    settings       environment variables that are set
+    models         each model file on this machine
+    trial          of one model: cosines to llama.cpp's own path; or skipped: why; or error
+    findings       what is wrong, and what could be better
     """
 
     qgguf: str
@@ -83,7 +84,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong."""
+        """Whether nothing is wrong."""
         return not any(finding.wrong for finding in self.findings)
 
 
@@ -93,49 +94,49 @@ def examine(
     checksums: bool = False,
     show: Callable[[str], AbstractContextManager[Progress | None]] = lambda _what: nullcontext(),
 ) -> Report:
-    """Examine this installation. Nothing is downloaded, and nothing here raises for what it finds.
+    """Check this installation. Nothing is downloaded, and what is wrong becomes a finding, not an exception.
 
-    model      what to try: a name or path as for Embedder; None: $QGGUF_MODEL, else the only one here
-    checksums  read every model file whole
-    show       makes a progress bar from its title
+    model      the model to try, a name or path as for Embedder; None: $QGGUF_MODEL, else the only one on this machine
+    checksums  whether to read every model file whole
+    show       makes a progress bar from a title
     """
     findings: list[Finding] = []
-    device = _asked(device_setting, "QGGUF_DEVICE", "auto", findings)
-    threads = _asked(threads_setting, "QGGUF_THREADS", None, findings)
-    vram = _asked(vram_setting, "QGGUF_VRAM", None, findings)
-    ram = _asked(ram_setting, "QGGUF_RAM", None, findings)
+    device = _setting_or_default(device_setting, "QGGUF_DEVICE", "auto", findings)
+    threads = _setting_or_default(threads_setting, "QGGUF_THREADS", None, findings)
+    vram = _setting_or_default(vram_setting, "QGGUF_VRAM", None, findings)
+    ram = _setting_or_default(ram_setting, "QGGUF_RAM", None, findings)
     memory, cores, graphics, processor = host_memory(), read_cores(), read_graphics(), read_processor()
-    said = ask("binding", {"device": device})
-    compiled = compiled_in(said.get("system_info", ""))
-    about_processor = {
+    loaded = run_probe("binding", {"device": device})
+    compiled = compiled_features(loaded.get("system_info", ""))
+    processor_fields = {
         "name": processor.name,
-        "lacking": lacking(compiled, processor.flags),
-        "unused": unused(compiled, processor.flags) if compiled else (),
+        "lacking": missing_instructions(compiled, processor.flags),
+        "unused": unused_instructions(compiled, processor.flags) if compiled else (),
     }
-    if "error" in said:
-        binding = {"error": said["error"]}
-        findings.append(_broken_binding(said))
+    if "error" in loaded:
+        binding = {"error": loaded["error"]}
+        findings.append(_broken_binding(loaded))
     else:
-        binding = {key: said[key] for key in ("version", "llama_cpp", "backends")} | {"compiled": compiled}
-        findings += _about_binding(said, about_processor["unused"])
-        findings += about_devices(said, device, graphics, os.environ)
+        binding = {key: loaded[key] for key in ("version", "llama_cpp", "backends")} | {"compiled": compiled}
+        findings += _build_findings(processor_fields["unused"])
+        findings += device_findings(loaded, graphics, os.environ)
     if threads is not None and threads > cores.usable:
         findings.append(
-            Finding("threads", False, f"QGGUF_THREADS={threads}, but only {cores.usable} help ({cores.reason}).",
-                    ("unset QGGUF_THREADS",))
+            Finding("threads", False, f"QGGUF_THREADS={threads}, but more than {cores.usable} do not help "
+                    f"({cores.reason}).", ("unset QGGUF_THREADS",))
         )  # fmt: skip
-    path, why_not = _to_try(model, findings)
+    path, reason = _model_to_try(model, findings)
     models = _models(path, checksums, show, findings)
     return Report(
         qgguf=__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         binding=binding,
-        devices=said.get("devices", []),
-        device=said.get("device", ""),
-        device_reason=said.get("reason", ""),
+        devices=loaded.get("devices", []),
+        device=loaded.get("device", ""),
+        device_reason=loaded.get("reason", ""),
         graphics=graphics,
-        processor=about_processor,
+        processor=processor_fields,
         threads=_threads(cores, threads),
         memory=memory,
         settings={
@@ -144,20 +145,22 @@ def examine(
             if variable.name in os.environ and not variable.secret
         },
         models=models,
-        trial={"skipped": why_not}
+        trial={"skipped": reason}
         if path is None
         else _trial(path, {"device": device, "threads": threads, "vram": vram, "ram": ram}, memory, binding, findings),
         findings=findings,
     )
 
 
-def _asked(setting: Callable[[None], Value], variable: str, otherwise: Value, findings: list[Finding]) -> Value:
-    """What the environment says, or what is taken where that is wrong."""
+def _setting_or_default(
+    setting: Callable[[None], Value], variable: str, default: Value, findings: list[Finding]
+) -> Value:
+    """Return the environment's setting. A wrong one becomes a finding, and the default is returned."""
     try:
         return setting(None)
     except QgError as error:
         findings.append(Finding("settings", True, str(error), (f"unset {variable}",)))
-        return otherwise
+        return default
 
 
 def _threads(cores: Cores, asked: int | None) -> dict[str, Any]:
@@ -171,73 +174,66 @@ def _threads(cores: Cores, asked: int | None) -> dict[str, Any]:
     }
 
 
-def _broken_binding(said: dict[str, Any]) -> Finding:
+def _broken_binding(loaded: dict[str, Any]) -> Finding:
     lines = [compile_line("CPU", sys.platform)]
-    says = f"llama-cpp-python does not work: {said.get('cause', said['error'])}"
-    if said.get("signal") == "SIGILL":
-        says += ". It was compiled for another processor; compile it on this one."
+    message = f"llama-cpp-python does not work: {loaded.get('cause', loaded['error'])}"
+    if loaded.get("signal") == "SIGILL":
+        message += ". It was compiled for another processor; compile it on this one."
     else:
         lines += [line for line in [wheel_line("CPU", sys.platform)] if line]
-    return Finding("binding", True, says, tuple(lines))
+    return Finding("binding", True, message, tuple(lines))
 
 
-def _about_binding(said: dict[str, Any], idle: Sequence[str]) -> list[Finding]:
-    found = []
-    if idle:
-        found.append(
-            Finding(
-                "processor",
-                False,
-                f"The processor has {', '.join(idle)}, which this build does not use. Compiled here it may be faster.",
-                (compile_line("CPU", sys.platform),),
-            )
-        )
-    return found
+def _build_findings(unused: Sequence[str]) -> list[Finding]:
+    if not unused:
+        return []
+    message = (
+        f"The processor has {', '.join(unused)}, which this build of llama.cpp does not use. A build compiled here may "
+        "be faster."
+    )
+    return [Finding("processor", False, message, (compile_line("CPU", sys.platform),))]
 
 
-def about_devices(
-    said: dict[str, Any], asked: str, graphics: Graphics, environment: Any, system: str = sys.platform
+def device_findings(
+    loaded: dict[str, Any], graphics: Graphics, environment: Mapping[str, str], system: str = sys.platform
 ) -> list[Finding]:
-    """What there is to say of GPUs.
+    """Return the findings about GPUs: one that is not used, and why; a required one that is missing.
 
-    said         the binding's own account: devices, backends, device, reason
-    asked        "auto", "cpu", "gpu" or "cuda"
+    loaded       what the binding reports: devices, backends, device, reason
     environment  os.environ
     system       sys.platform
     """
-    found = []
-    if not said["device"]:
-        found.append(Finding("devices", True, said["reason"], ()))
-    if any(device["kind"] in ("gpu", "igpu") for device in said["devices"]):
-        return found
+    findings = []
+    if not loaded["device"]:
+        findings.append(Finding("devices", True, loaded["reason"], ()))
+    if any(device["kind"] in ("gpu", "igpu") for device in loaded["devices"]):
+        return findings
     hidden = environment.get("CUDA_VISIBLE_DEVICES")
-    if "CUDA" in said["backends"] and graphics.nvidia_cards:
+    if "CUDA" in loaded["backends"] and graphics.nvidia_cards:
         if hidden in ("", "-1"):
-            says = f"CUDA_VISIBLE_DEVICES={hidden!r} hides {_names(graphics)} from llama.cpp."
-            return [*found, Finding("devices", False, says, ("unset CUDA_VISIBLE_DEVICES",))]
-        says = (
-            f"The driver ({graphics.nvidia_driver}, CUDA {_dotted(graphics.driver_cuda)}) sees {_names(graphics)}, and "
+            message = f"CUDA_VISIBLE_DEVICES={hidden!r} hides {_names(graphics)} from llama.cpp."
+            return [*findings, Finding("devices", False, message, ("unset CUDA_VISIBLE_DEVICES",))]
+        message = (
+            f"The driver ({graphics.nvidia_driver}, CUDA {_dotted(graphics.driver_cuda)}) sees {_names(graphics)}, but "
             "llama.cpp does not: the build is for a newer CUDA, or for another card."
         )
-        return [*found, Finding("devices", True, says, _lines("CUDA", graphics, system))]
+        return [*findings, Finding("devices", True, message, _install_lines("CUDA", graphics, system))]
     if "NVIDIA" in graphics.vendors and not graphics.nvidia_driver:
-        says = "An NVIDIA card is here without its driver (nvidia-smi does not answer). Install the driver first."
-        found.append(Finding("devices", False, says, _lines("CUDA", graphics, system)))
-        return found
-    idle = [backend for backend in backends_for(graphics) if backend not in said["backends"]]
-    if idle:
-        cards = _names(graphics)
-        says = f"llama.cpp runs on the CPU, though there is {cards}. A build with {' or '.join(idle)} uses it."
-        found.append(
-            Finding(
-                "devices", False, says, tuple(line for backend in idle for line in _lines(backend, graphics, system))
-            )
+        message = "There is an NVIDIA card without a working driver (nvidia-smi fails). Install the driver first."
+        return [*findings, Finding("devices", False, message, _install_lines("CUDA", graphics, system))]
+    missing = [backend for backend in backends_for(graphics) if backend not in loaded["backends"]]
+    if missing:
+        message = (
+            f"llama.cpp runs on the CPU, although there is {_names(graphics)}. A build with {' or '.join(missing)} "
+            "uses it."
         )
-    return found
+        lines = tuple(line for backend in missing for line in _install_lines(backend, graphics, system))
+        findings.append(Finding("devices", False, message, lines))
+    return findings
 
 
-def _lines(backend: str, graphics: Graphics, system: str) -> tuple[str, ...]:
-    """The ready-made wheel first: it needs no compiler."""
+def _install_lines(backend: str, graphics: Graphics, system: str) -> tuple[str, ...]:
+    # The ready-made wheel comes first: it needs no compiler.
     lines = (wheel_line(backend, system, graphics.driver_cuda), compile_line(backend, system))
     return tuple(line for line in lines if line)
 
@@ -252,8 +248,8 @@ def _dotted(version: tuple[int, int] | None) -> str:
     return "{}.{}".format(*version) if version else "unknown"
 
 
-def _to_try(name: str | None, findings: list[Finding]) -> tuple[Path | None, str]:
-    """The model for the trial, or why there is none."""
+def _model_to_try(name: str | None, findings: list[Finding]) -> tuple[Path | None, str]:
+    """Return the file for the trial, or None and the reason."""
     asked = name or os.environ.get("QGGUF_MODEL")
     try:
         return (hub.resolve(asked, download=False) if asked else hub.default_model()), ""
@@ -269,7 +265,7 @@ def _models(
     show: Callable[[str], AbstractContextManager[Progress | None]],
     findings: list[Finding],
 ) -> list[ModelState]:
-    """The state of every model here, and of the one that was named from elsewhere."""
+    """Check every model on this machine, and the named one if it is elsewhere."""
     try:
         models = hub.list_models()
     except (QgError, OSError) as error:
@@ -283,10 +279,12 @@ def _models(
             state = examine_model(model, checksums=checksums, on_progress=on_progress)
         states.append(state)
         remedy = (f"qgguf pull {model.name}",) if model.source == "hub" else ()
-        findings += [Finding("models", True, f"{model.name}: {says}", remedy) for says in state.wrong]
+        findings += [Finding("models", True, f"{model.name}: {fault}", remedy) for fault in state.wrong]
     if not states:
         smallest = next(iter(CATALOGUE))
-        findings.append(Finding("models", False, "No model is here. Fetch one:", (f"qgguf pull {smallest}",)))
+        findings.append(
+            Finding("models", False, "There is no model on this machine. Fetch one:", (f"qgguf pull {smallest}",))
+        )
     return states
 
 
@@ -301,21 +299,21 @@ def _trial(
         return {"skipped": "llama-cpp-python must work first"}
     size_bytes = path.stat().st_size
     if memory is not None and size_bytes > memory.free_bytes:
-        says = f"{path} has {size_bytes / 1e9:.2f} GB, and {memory.free_bytes / 1e9:.2f} GB of memory are free"
-        findings.append(Finding("trial", False, f"{says}: not tried."))
-        return {"skipped": says}
-    found = ask("embed", {"path": str(path), **settings})
-    findings += _about_trial(found, path)
-    return {"path": str(path), **found}
+        reason = f"{path} has {readable(size_bytes)}, but only {readable(memory.free_bytes)} of memory are free"
+        findings.append(Finding("trial", False, f"No trial: {reason}."))
+        return {"skipped": reason}
+    trial = run_probe("embed", {"path": str(path), **settings})
+    findings += _trial_findings(trial, path)
+    return {"path": str(path), **trial}
 
 
-def _about_trial(found: dict[str, Any], path: Path) -> list[Finding]:
-    if "error" in found:
-        return [Finding("trial", True, f"{path}: {found['error']}")]
-    least = LEAST_COSINE if found["device"] == "cpu" else LEAST_COSINE_GPU
-    worst = min(found["cosines"])
-    # Not the other way round: a NaN is below nothing.
+def _trial_findings(trial: dict[str, Any], path: Path) -> list[Finding]:
+    if "error" in trial:
+        return [Finding("trial", True, f"{path}: {trial['error']}")]
+    least = LEAST_COSINE if trial["device"] == "cpu" else LEAST_COSINE_GPU
+    worst = min(trial["cosines"])
+    # Not `worst < least`: every comparison with NaN is false.
     if worst >= least:
         return []
-    says = f"{path}: vectors differ from llama.cpp's own path (cosine {worst:.4f}, {least} is needed)."
-    return [Finding("trial", True, says, ("QGGUF_DEVICE=cpu qgguf doctor",) if found["device"] != "cpu" else ())]
+    message = f"{path}: vectors differ from llama.cpp's own path (cosine {worst:.4f}, at least {least} is needed)."
+    return [Finding("trial", True, message, ("QGGUF_DEVICE=cpu qgguf doctor",) if trial["device"] != "cpu" else ())]

@@ -1,4 +1,4 @@
-"""Whether a model's file is right: header, pooling, end token, prompts, checksum."""
+"""Checks of one model file: header, pooling, end token, prompts, checksum."""
 
 import re
 from dataclasses import dataclass, replace
@@ -15,14 +15,14 @@ from qgguf.types import Progress
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """What a file is, and what is wrong with it.
+    """A model file's properties and faults.
 
     name, path, size_bytes  as `qgguf list` shows them
-    embeds                  it is an embedding model; False also for a file that cannot be read
-    quantization, dims, pooling, end_token, prompts   from the header; "", 0 or () where there is none
+    embeds                  whether it is an embedding model; False also for a file that cannot be read
+    quantization, dims, pooling, end_token, prompts   from the header; "", 0 or () if it has none
     corrections             what the header lacks, and which values are used instead when the model is opened
-    checksum                "right", "wrong", "unknown" (nobody published one) or "not checked"
-    wrong                   what makes it useless or doubtful, a sentence each
+    checksum                "right", "wrong", "unknown" (none is published) or "not checked"
+    wrong                   faults that make it unusable or doubtful, a sentence each
     """
 
     name: str
@@ -40,9 +40,9 @@ class ModelState:
 
 
 def examine_model(model: LocalModel, *, checksums: bool, on_progress: Progress | None = None) -> ModelState:
-    """The state of one file.
+    """Check one file.
 
-    checksums    read the whole file
+    checksums    whether to read the whole file
     on_progress  called with bytes hashed and bytes in all
     """
     wrong = []
@@ -63,7 +63,7 @@ def examine_model(model: LocalModel, *, checksums: bool, on_progress: Progress |
     try:
         spec = spec_of(header, model.path)
     except ModelFileError:
-        # The hub's cache is shared: a GGUF for another program (speech, images) is nothing wrong.
+        # The hub's cache is shared: a GGUF for another program (speech, images) is no fault.
         return state
     return replace(
         state,
@@ -74,18 +74,18 @@ def examine_model(model: LocalModel, *, checksums: bool, on_progress: Progress |
         end_token=spec.end_token or "",
         prompts=tuple(spec.prompts),
         corrections=spec.corrections,
-        wrong=(*wrong, *_doubts(spec)),
+        wrong=(*wrong, *_faults(spec)),
     )
 
 
-def _doubts(spec: ModelSpec) -> list[str]:
+def _faults(spec: ModelSpec) -> list[str]:
     if spec.pooling is Pooling.LAST and spec.end_token_id is None:
-        return ["It pools the last token and names no end token, so its vectors are those of any last word."]
+        return ["It pools the last token but names no end token, so a vector is that of whatever word comes last."]
     return []
 
 
 def _blob_name(path: Path) -> str | None:
-    """The hub's cache names a file's bytes by their SHA-256."""
+    # The hub's cache names a file's content by its SHA-256.
     name = path.resolve().name
     return name if re.fullmatch(r"[0-9a-f]{64}", name) else None
 

@@ -1,4 +1,4 @@
-"""What is tried in a process of its own, because a broken build of llama.cpp ends the process that loads it."""
+"""Checks that run in a separate process, because a broken build of llama.cpp ends the process that loads it."""
 
 import json
 import os
@@ -10,28 +10,28 @@ from typing import Any
 
 from qgguf.errors import QgError
 
-# The child sees the same modules as we do, wherever it is started.
+# The child imports the same modules as this process, wherever it is started.
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from qgguf.doctor.probe import answer; answer(*json.loads(sys.argv[2]))"
+    "from qgguf.doctor.probe import main; main(*json.loads(sys.argv[2]))"
 )
 
-PATIENCE_SECONDS = 300
-"""A model of several GB is read twice from a slow disk."""
+TIMEOUT_SECONDS = 300
+"""Long enough to read a model of several GB twice from a slow disk."""
 
 TEXTS = ("é", "한국어 문장 하나", "😉", "how tall is Everest?", "Everest is 8,849 m high. " * 12)
 
-# What Windows says where others send a signal.
+# Exit codes of Windows, and the signals that they correspond to.
 _WINDOWS_CODES = {0xC000001D: "SIGILL", 0xC0000005: "SIGSEGV"}
 
 
-def ask(task: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer of a task that runs in a process of its own.
+def run_probe(task: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a task in a separate process and return its result.
 
     task       "binding" or "embed"
-    arguments  of the function below that does it
-    returns    what it returns, or {"error": one line, "cause": what was raised below it, "signal": "SIGILL" and the
-               like where one ended it}
+    arguments  those of the task's function
+    returns    the function's result, or {"error": one line, "cause": the exception below it, "signal": the name of the
+               signal that ended the process, such as "SIGILL"}, the last two only where there is one
     """
     request = json.dumps([task, dict(arguments)])
     try:
@@ -42,66 +42,66 @@ def ask(task: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
             text=True,
             encoding="utf-8",
             errors="replace",
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"no answer in {PATIENCE_SECONDS} s"}
+        return {"error": f"no result within {TIMEOUT_SECONDS} s"}
     except OSError as error:
         return {"error": f"{sys.executable} does not start ({error})"}
     try:
-        found = json.loads(done.stdout.splitlines()[-1])
-        if isinstance(found, dict):
-            return found
+        result = json.loads(done.stdout.splitlines()[-1])
+        if isinstance(result, dict):
+            return result
     except (ValueError, IndexError):
         pass
     ended_by = _signal_of(done.returncode)
     if ended_by:
         return {"error": f"the process was ended by {ended_by}", "signal": ended_by}
-    said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    return {"error": f"the process ended with {done.returncode}: {said}"}
+    last_line = (done.stderr.strip().splitlines() or ["it printed no error"])[-1]
+    return {"error": f"the process ended with exit code {done.returncode}: {last_line}"}
 
 
-def answer(task: str, arguments: Mapping[str, Any]) -> None:
-    """The child's side: do the task and say the result on stdout, one line of JSON."""
+def main(task: str, arguments: Mapping[str, Any]) -> None:
+    """Run a task in the child process and write its result to stdout as one line of JSON."""
     try:
-        found = _TASKS[task](**arguments)
+        result = _TASKS[task](**arguments)
     except QgError as error:
-        found = {"error": str(error)}
+        result = {"error": str(error)}
         if error.__cause__ is not None:
-            found["cause"] = f"{type(error.__cause__).__name__}: {error.__cause__}"
+            result["cause"] = f"{type(error.__cause__).__name__}: {error.__cause__}"
     except BaseException as error:  # a broken package can raise anything, SystemExit too
-        found = {"error": f"{type(error).__name__}: {error}"}
-    sys.stdout.write("\n" + json.dumps(found) + "\n")
+        result = {"error": f"{type(error).__name__}: {error}"}
+    sys.stdout.write("\n" + json.dumps(result) + "\n")
 
 
 def _binding(device: str) -> dict[str, Any]:
-    """What the binding says of itself, and which device a model would get."""
+    """Report the binding's version, backends and devices, and the device that a model would get."""
     from dataclasses import asdict
 
     from qgguf.native import binding, devices
 
     llama = binding.llama()
-    there, backends = devices.list_devices(), devices.list_backends()
-    found = {
+    all_devices, backends = devices.list_devices(), devices.list_backends()
+    report = {
         "version": binding.version(),
         "llama_cpp": llama.llama_version().decode(),
         "system_info": llama.llama_print_system_info().decode(),
         "backends": backends,
-        "devices": [asdict(one) for one in there],
+        "devices": [asdict(one) for one in all_devices],
         "device": "",
         "reason": "",
     }
     try:
-        chosen, reason = devices.choose_device(device, there, backends)
+        chosen, reason = devices.choose_device(device, all_devices, backends)
     except QgError as error:
-        return found | {"reason": str(error)}
-    return found | {"device": chosen.name, "reason": reason}
+        return report | {"reason": str(error)}
+    return report | {"device": chosen.name, "reason": reason}
 
 
 def _embed(path: str, device: str, threads: int | None, vram: int | None, ram: int | None) -> dict[str, Any]:
-    """Vectors of a few texts in the usual way and in llama.cpp's own, each text's cosine between the two.
+    """Embed a few texts as usual and by the plain strategy on the CPU, and report each text's cosine between the two.
 
-    A GPU is compared with the CPU: the plain way on the same device could be wrong in the same way.
+    The comparison is with the CPU for a GPU, too: the plain strategy on the same device could be wrong in the same way.
     """
     from time import perf_counter
 
@@ -112,11 +112,13 @@ def _embed(path: str, device: str, threads: int | None, vram: int | None, ram: i
         os.environ.pop(name, None)
     started = perf_counter()
     with Embedder(path, device=device, threads=threads, vram=vram, ram=ram) as model:
-        found, strategy, place, dims = model.encode(TEXTS), model.strategy.value, model.device, model.dims
+        vectors, strategy, device, dims = model.encode(TEXTS), model.strategy.value, model.device, model.dims
     seconds = perf_counter() - started
     with Embedder(path, device="cpu", threads=threads, ram=ram, strategy="plain") as model:
-        cosines = [float(model.similarity(one, two)[0, 0]) for one, two in zip(found, model.encode(TEXTS), strict=True)]
-    return {"strategy": strategy, "device": place, "dims": dims, "cosines": cosines, "seconds": seconds}
+        cosines = [
+            float(model.similarity(one, two)[0, 0]) for one, two in zip(vectors, model.encode(TEXTS), strict=True)
+        ]
+    return {"strategy": strategy, "device": device, "dims": dims, "cosines": cosines, "seconds": seconds}
 
 
 _TASKS: dict[str, Callable[..., dict[str, Any]]] = {"binding": _binding, "embed": _embed}

@@ -1,1 +1,1 @@
-"""Facts about this machine."""
+"""Facts about this machine: processor, cores, memory, GPUs."""

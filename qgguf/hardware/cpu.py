@@ -1,4 +1,4 @@
-"""What the processor can do, and whether that is what llama.cpp was compiled for."""
+"""The processor's instruction sets, compared with those that llama.cpp was compiled for."""
 
 import platform
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from qgguf.memory.planner import worth_repacking
 
 _CPUINFO = Path("/proc/cpuinfo")
 
-# llama.cpp's words (llama_print_system_info) -> Linux's (/proc/cpuinfo). Instructions only: OPENMP, REPACK and the like
-# are ways of llama.cpp's own.
+# llama.cpp's name (llama_print_system_info) -> Linux's name (/proc/cpuinfo). Instruction sets only: OPENMP, REPACK and
+# the like are features of llama.cpp itself.
 _INSTRUCTIONS = {
     "SSE3": "pni",
     "SSSE3": "ssse3",
@@ -36,10 +36,10 @@ _INSTRUCTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """The processor, in Linux's words.
+    """A processor.
 
-    name   for people
-    flags  instruction sets; empty where the system does not say
+    name   as the system shows it
+    flags  instruction sets by their names in Linux; empty on systems that do not report them
     """
 
     name: str
@@ -47,56 +47,59 @@ class Processor:
 
 
 def read_processor(cpuinfo: Path = _CPUINFO) -> Processor:
-    """The processor of this machine; its first core speaks for all."""
-    said: dict[str, str] = {}
+    """Read the processor of this machine from the lines of its first core.
+
+    cpuinfo  Linux's /proc/cpuinfo
+    """
+    fields: dict[str, str] = {}
     try:
-        # A server's file repeats this for hundreds of cores.
+        # On a server this file repeats the lines for hundreds of cores.
         with cpuinfo.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 key, colon, value = line.partition(":")
-                if not colon and said:
+                if not colon and fields:
                     break
-                said.setdefault(key.strip(), value.strip())
+                fields.setdefault(key.strip(), value.strip())
     except OSError:
         pass
-    name = said.get("model name") or platform.processor() or platform.machine() or "unknown"
-    return Processor(name, frozenset((said.get("flags") or said.get("Features") or "").split()))
+    name = fields.get("model name") or platform.processor() or platform.machine() or "unknown"
+    return Processor(name, frozenset((fields.get("flags") or fields.get("Features") or "").split()))
 
 
 def types_to_repack() -> frozenset[str]:
-    """Types of weights that are to have a second layout on this machine: see `qgguf.memory.worth_repacking`."""
+    """Return the weight types that get a second layout on this machine: see `qgguf.memory.planner.worth_repacking`."""
     return worth_repacking(platform.machine(), read_processor().flags)
 
 
-def compiled_in(system_info: str) -> tuple[str, ...]:
+def compiled_features(system_info: str) -> tuple[str, ...]:
     """Return the features that llama.cpp's system info reports as on.
 
-    >>> compiled_in("CPU : AVX = 1 | AVX2 = 0 | REPACK = 1 | ")
+    >>> compiled_features("CPU : AVX = 1 | AVX2 = 0 | REPACK = 1 | ")
     ('AVX', 'REPACK')
     """
-    words = []
+    features = []
     for part in system_info.replace(" : ", " | ").split("|"):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if equals and value not in ("", "0"):
-            words.append(name)
-    return tuple(words)
+            features.append(name)
+    return tuple(features)
 
 
-def lacking(compiled: tuple[str, ...], flags: frozenset[str]) -> tuple[str, ...]:
-    """Instructions that the build uses and the processor does not have: they would end the process (SIGILL).
+def missing_instructions(compiled: tuple[str, ...], flags: frozenset[str]) -> tuple[str, ...]:
+    """Return the instruction sets that the build uses and the processor lacks: they would end the process (SIGILL).
 
-    >>> lacking(("AVX2", "AVX512", "REPACK"), frozenset(["avx2"]))
+    >>> missing_instructions(("AVX2", "AVX512", "REPACK"), frozenset(["avx2"]))
     ('AVX512',)
     """
     if not flags:
         return ()
-    return tuple(word for word in compiled if word in _INSTRUCTIONS and _INSTRUCTIONS[word] not in flags)
+    return tuple(name for name in compiled if name in _INSTRUCTIONS and _INSTRUCTIONS[name] not in flags)
 
 
-def unused(compiled: tuple[str, ...], flags: frozenset[str]) -> tuple[str, ...]:
-    """Instructions that the processor has and the build leaves unused: it could be faster.
+def unused_instructions(compiled: tuple[str, ...], flags: frozenset[str]) -> tuple[str, ...]:
+    """Return the instruction sets that the processor has and the build does not use: another build may be faster.
 
-    >>> unused(("AVX2",), frozenset(["avx2", "avx512f", "aes"]))
+    >>> unused_instructions(("AVX2",), frozenset(["avx2", "avx512f", "aes"]))
     ('AVX512',)
     """
-    return tuple(word for word, flag in _INSTRUCTIONS.items() if flag in flags and word not in compiled)
+    return tuple(name for name, flag in _INSTRUCTIONS.items() if flag in flags and name not in compiled)

@@ -1,4 +1,4 @@
-"""What there is for computing on a GPU, llama.cpp aside: cards, drivers and compilers."""
+"""The GPUs of this machine, their drivers and compilers, found without llama.cpp."""
 
 import ctypes.util
 import os
@@ -13,10 +13,10 @@ from pathlib import Path
 _PCI = Path("/sys/bus/pci/devices")
 _VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
 _DISPLAY = "0x03"
-"""PCI classes of display controllers begin so."""
+"""First characters of the PCI classes of display controllers."""
 
-PATIENCE_SECONDS = 10
-"""A driver in trouble can make nvidia-smi wait for ever."""
+TIMEOUT_SECONDS = 10
+"""A faulty driver can make nvidia-smi hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class Graphics:
     """Cards, drivers and compilers of this machine.
 
     vendors        makers of the display controllers on the PCI bus: "NVIDIA", "AMD", "Intel"
-    nvidia_cards   names, as NVIDIA's driver says them; empty without the driver
-    nvidia_driver  its version; "" without it
-    driver_cuda    the newest CUDA that it runs; None without it
-    nvcc           version of the CUDA compiler; None where there is none on PATH
-    vulkan         the Vulkan loader is here
+    nvidia_cards   names, as NVIDIA's driver reports them; empty without the driver
+    nvidia_driver  its version; "" without the driver
+    driver_cuda    the newest CUDA that the driver runs; None without the driver
+    nvcc           version of the CUDA compiler; None if it is not on PATH
+    vulkan         the Vulkan loader is installed
     glslc          the compiler of Vulkan's shaders is on PATH
-    rocm           AMD's ROCm is here
-    metal          this is a Mac with a GPU that llama.cpp uses
+    rocm           AMD's ROCm is installed
+    metal          the machine is a Mac with a GPU that llama.cpp uses
     """
 
     vendors: tuple[str, ...] = ()
@@ -46,14 +46,14 @@ class Graphics:
 
 
 def read_graphics() -> Graphics:
-    """What is on this machine; programs that are not there are no error."""
+    """Look for cards, drivers and compilers. A program that is missing or fails is no error."""
     cards, driver, cuda = _nvidia()
     return Graphics(
         vendors=_vendors(),
         nvidia_cards=cards,
         nvidia_driver=driver,
         driver_cuda=cuda,
-        nvcc=_version(r"release (\d+)\.(\d+)", _said("nvcc", "--version")),
+        nvcc=_version(r"release (\d+)\.(\d+)", _output_of("nvcc", "--version")),
         vulkan=ctypes.util.find_library("vulkan" if os.name != "nt" else "vulkan-1") is not None,
         glslc=shutil.which("glslc") is not None,
         rocm=shutil.which("hipcc") is not None or Path("/opt/rocm").is_dir(),
@@ -62,7 +62,7 @@ def read_graphics() -> Graphics:
 
 
 def backends_for(graphics: Graphics) -> tuple[str, ...]:
-    """llama.cpp's backends that could use what is here, the fastest first.
+    """Return llama.cpp's backends that could use these cards, the fastest first.
 
     >>> backends_for(Graphics(vendors=("NVIDIA",), nvidia_driver="550.54"))
     ('CUDA', 'Vulkan')
@@ -71,47 +71,46 @@ def backends_for(graphics: Graphics) -> tuple[str, ...]:
     >>> backends_for(Graphics())
     ()
     """
-    found = []
+    backends = []
     if graphics.nvidia_driver or "NVIDIA" in graphics.vendors:
-        found.append("CUDA")
+        backends.append("CUDA")
     if graphics.rocm and "AMD" in graphics.vendors:
-        found.append("ROCm")
+        backends.append("ROCm")
     if graphics.metal:
-        found.append("Metal")
+        backends.append("Metal")
     if graphics.vendors or graphics.nvidia_driver:
-        found.append("Vulkan")
-    return tuple(found)
+        backends.append("Vulkan")
+    return tuple(backends)
 
 
 def _nvidia() -> tuple[tuple[str, ...], str, tuple[int, int] | None]:
-    rows = [row.split(",") for row in _said("nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader")
-            .splitlines()]  # fmt: skip
-    cards = [row for row in rows if len(row) == 2 and re.match(r"\d+\.\d+", row[0])]
+    lines = _output_of("nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader").splitlines()
+    cards = [row for row in (line.split(",") for line in lines) if len(row) == 2 and re.match(r"\d+\.\d+", row[0])]
     if not cards:
         return (), "", None
-    cuda = _version(r"CUDA Version:\s*(\d+)\.(\d+)", _said("nvidia-smi"))
+    cuda = _version(r"CUDA Version:\s*(\d+)\.(\d+)", _output_of("nvidia-smi"))
     return tuple(name.strip() for _, name in cards), cards[0][0].strip(), cuda
 
 
 def _vendors() -> tuple[str, ...]:
-    found = []
+    names = []
     try:
         for device in sorted(_PCI.iterdir()):
             if (device / "class").read_text().startswith(_DISPLAY):
-                found.append(_VENDORS.get((device / "vendor").read_text().strip(), ""))
+                names.append(_VENDORS.get((device / "vendor").read_text().strip(), ""))
     except OSError:
         pass
-    return tuple(dict.fromkeys(name for name in found if name))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
-def _said(*command: str) -> str:
-    """What a program prints; "" where it is missing, fails or does not end."""
+def _output_of(*command: str) -> str:
+    """Run a program and return what it prints; "" if it is missing, fails or does not end."""
     program = shutil.which(command[0])
     if program is None:
         return ""
     try:
         done = subprocess.run(
-            [program, *command[1:]], capture_output=True, text=True, errors="replace", timeout=PATIENCE_SECONDS
+            [program, *command[1:]], capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SECONDS
         )
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -119,5 +118,5 @@ def _said(*command: str) -> str:
 
 
 def _version(pattern: str, text: str) -> tuple[int, int] | None:
-    found = re.search(pattern, text)
-    return (int(found[1]), int(found[2])) if found else None
+    match = re.search(pattern, text)
+    return (int(match[1]), int(match[2])) if match else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qgguf.errors import NativeError
-from qgguf.hardware.cpu import compiled_in, lacking, read_processor
+from qgguf.hardware.cpu import compiled_features, missing_instructions, read_processor
 from qgguf.native.builds import BINDING_VERSION, compile_line
 from qgguf.native.tensors import TensorAccess
 
@@ -75,7 +75,7 @@ def llama() -> Any:
             f"llama-cpp-python does not load ({seen}). "
             f"Install {BINDING_VERSION}, which this qgguf is written for: {compile_line('CPU', sys.platform)}"
         ) from error
-    absent = lacking(compiled_in(system_info), read_processor().flags)
+    absent = missing_instructions(compiled_features(system_info), read_processor().flags)
     if absent:
         raise NativeError(
             f"This llama-cpp-python was compiled for a processor with {', '.join(absent)}, which this one has not: it "
