@@ -344,7 +344,7 @@ class Embedder:
         return next((name for name in names if name in self._prompts), None)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None, instruction: str | None) -> str:
-        return prompt_texts.choose(
+        return prompt_texts.choose_prompt(
             self._prompts,
             self.spec.instruction_template,
             prompt=prompt,

@@ -1,14 +1,17 @@
 import pytest
 
 from qgguf.errors import PromptError
-from qgguf.model.prompts import QWEN3_INSTRUCTION_TEMPLATE, choose, instruction_prompts, known_prompts
+from qgguf.model.families import Traits, family_of
+from qgguf.model.prompts import choose_prompt, instruction_prompts
 
-PROMPTS = instruction_prompts(QWEN3_INSTRUCTION_TEMPLATE)
+QWEN3_EMBEDDING = family_of(Traits.of("qwen3", ["Qwen3 Embedding 0.6B"], 151669))
+TEMPLATE = QWEN3_EMBEDDING.instruction_template
+PROMPTS = instruction_prompts(TEMPLATE)
+NOTHING = {"prompt": None, "prompt_name": None, "instruction": None, "default_name": None}
 
 
 def pick(**given):
-    asked = {"prompt": None, "prompt_name": None, "instruction": None, "default_name": None, **given}
-    return choose(PROMPTS, QWEN3_INSTRUCTION_TEMPLATE, **asked)
+    return choose_prompt(PROMPTS, TEMPLATE, **NOTHING | given)
 
 
 def test_the_query_prompt_is_the_model_cards():
@@ -34,8 +37,8 @@ def test_any_instruction_fills_the_template():
     assert pick(instruction="Trouve {x} 한 😉") == "Instruct: Trouve {x} 한 😉\nQuery:"
 
 
-def test_a_prompt_is_taken_as_it_is():
-    """A raw prompt wins nothing and loses nothing."""
+def test_a_prompt_is_used_unchanged():
+    """A prompt goes before the text without any change."""
     assert pick(prompt="é: ") == "é: "
 
 
@@ -45,14 +48,14 @@ def test_nothing_given_takes_the_default_or_nothing():
     assert pick(default_name="similarity") == PROMPTS["similarity"]
 
 
-def test_an_unknown_name_lists_the_known_ones():
-    """The message holds every name there is."""
+def test_an_unknown_name_is_refused():
+    """The message lists the names of this model's prompts."""
     with pytest.raises(PromptError, match=r"'querry'.*bitext.*query"):
         pick(prompt_name="querry")
 
 
 def test_two_prompts_at_once_are_refused():
-    """Which one was meant is not guessed."""
+    """A text takes one prompt, and the message names those that were given."""
     with pytest.raises(PromptError, match="prompt and instruction were both given"):
         pick(prompt="a", instruction="b")
 
@@ -60,21 +63,25 @@ def test_two_prompts_at_once_are_refused():
 def test_an_instruction_without_a_template_is_refused():
     """MiniLM takes no instruction."""
     with pytest.raises(PromptError, match="takes no instructions"):
-        choose({}, None, prompt=None, prompt_name=None, instruction="x", default_name=None)
+        choose_prompt({}, None, **NOTHING | {"instruction": "x"})
 
 
 @pytest.mark.parametrize(
-    ("name", "query"),
+    ("architecture", "name", "query"),
     [
-        ("Multilingual E5 Base", "query: "),
-        ("e5-small-v2", "query: "),
-        ("bge-small-en-v1.5", "Represent this sentence for searching relevant passages: "),
-        ("Nomic Embed Text v1.5", "search_query: "),
-        ("all-MiniLM-L6-v2", None),
-        ("Multilingual E5 Large Instruct", None),
-        ("bge-m3", None),
+        ("bert", "Multilingual E5 Base", "query: "),
+        ("bert", "e5-small-v2", "query: "),
+        ("bert", "bge-small-en-v1.5", "Represent this sentence for searching relevant passages: "),
+        ("bert", "mxbai-embed-large-v1", "Represent this sentence for searching relevant passages: "),
+        ("nomic-bert", "Nomic Embed Text v1.5", "search_query: "),
+        ("nomic-bert-moe", "Nomic Embed Text v2 MoE", "search_query: "),
+        ("bert", "all-MiniLM-L6-v2", None),
+        ("bert", "Multilingual E5 Large Instruct", None),
+        ("bert", "bge-m3", None),
+        ("qwen2", "Nomic Embed Code", None),
     ],
 )
-def test_known_models_have_their_cards_prompts(name, query):
-    """Prompts of well-known models are found by name, and no other model gets one."""
-    assert known_prompts(name).get("query") == query
+def test_known_models_have_the_prompts_of_their_cards(architecture, name, query):
+    """A model with a known name and architecture has the prompts of its card; no other model has any."""
+    family = family_of(Traits.of(architecture, [name], 30522))
+    assert family.prompts_of(name).get("query") == query

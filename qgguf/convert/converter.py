@@ -7,7 +7,7 @@ from qgguf import hub
 from qgguf.atomic_file import as_output_error, check_free_space, check_target, part_file
 from qgguf.convert import quant_recipes as mixture
 from qgguf.convert.architectures import ARCHITECTURES
-from qgguf.convert.architectures.table import Architecture, choose, place
+from qgguf.convert.architectures.table import Architecture, architecture_of, name_tensors
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.checksums import Checksums
 from qgguf.convert.metadata import checksum_entry, file_entries
@@ -62,7 +62,7 @@ def convert_checkpoint(
     source = _open(checkpoint, name, repo, revision, on_fetch)
     _refuse_weights(target, source.weight_files)
 
-    architecture = choose(ARCHITECTURES, source.config)
+    architecture = architecture_of(ARCHITECTURES, source.config)
     _refuse_features(architecture, source)
     modules = read_modules(source, architecture.poolings, override)
     stored = source.tensors()
@@ -134,11 +134,11 @@ def _plan(
     architecture: Architecture, source: Checkpoint, stored: list[StoredTensor], quant: str, embedding_type: str | None
 ) -> list[Job]:
     """Every tensor's type and place, in the order of the file."""
-    placed = place(architecture, source.config, stored)
+    named = name_tensors(architecture, source.config, stored)
     sizes = architecture.sizes(source.config)
     model = mixture.Model(sizes["layers"], sizes["heads"], sizes["kv_heads"])
     jobs, offset = [], 0
-    for item in sorted(placed, key=lambda item: mixture.file_order(item.name)):
+    for item in sorted(named, key=lambda item: mixture.file_order(item.name)):
         shape = item.stored.shape[::-1]
         type_id = mixture.TYPE_IDS[mixture.tensor_type(quant, item.name, shape, model, embedding_type)]
         size_bytes = _count(shape[1:]) * row_bytes(type_id, shape[0])

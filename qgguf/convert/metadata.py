@@ -1,4 +1,4 @@
-"""All values of the GGUF: those llama.cpp's own converter writes, in its order, then qgguf's."""
+"""All values of the GGUF: those that llama.cpp's own converter writes, in its order, then qgguf's own."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,16 +10,13 @@ from qgguf.convert.model_card import general_entries
 from qgguf.convert.quant_recipes import FILE_TYPE_IDS
 from qgguf.convert.sentence_transformers import SentenceModules
 from qgguf.convert.tokenizer import tokenizer_entries
+from qgguf.gguf_format import keys
 from qgguf.gguf_format.writer import Entry
-from qgguf.model.prompts import QWEN3_INSTRUCTION_TEMPLATE
-from qgguf.model.spec import Pooling
+from qgguf.model.families import Family, Traits, family_of
 
 _QUANTIZATION_VERSION = 2
-# Qwen3-Embedding and its fine-tunes fill their vocabulary exactly; the chat models pad theirs to 151936.
-_QWEN3_EMBEDDING_VOCABULARIES = (151669, 151665)
-_QWEN3_SMALLEST_DIMS = 32
 
-# generation_config.json -> general.sampling.*; an embedding has no use for them, the converter writes them even so
+# generation_config.json -> general.sampling.*: an embedding does not use them, but llama.cpp's converter writes them.
 _SAMPLING = (
     ("sequence", "sequence", str),
     ("top_k", "top_k", int),
@@ -40,37 +37,40 @@ _SAMPLING = (
 def file_entries(
     checkpoint: Checkpoint, architecture: Architecture, modules: SentenceModules, quant: str, n_params: int
 ) -> list[Entry]:
-    """Every value but the weights' checksums.
+    """Return every value except the weights' checksums.
 
     raises  CheckpointError: a value of config.json, or the tokenizer
     """
     config, name = checkpoint.config, architecture.name
-    entries = [Entry.string("general.architecture", name), Entry.string("general.type", "model")]
+    vocab_size = architecture.sizes(config)["vocab"]
+    entries = [Entry.string(keys.ARCHITECTURE, name), Entry.string(keys.TYPE, "model")]
     entries += _sampling(checkpoint)
-    entries += general_entries(checkpoint, n_params)
+    general = general_entries(checkpoint, n_params)
+    entries += general
     for parameter in architecture.parameters:
         key, value = f"{name}.{parameter.key}", parameter_value(config, parameter)
         entries.append(Entry.u32(key, int(value)) if parameter.kind is int else Entry.f32(key, value))
-    entries.append(Entry.u32("general.file_type", FILE_TYPE_IDS[quant]))
+    entries.append(Entry.u32(keys.FILE_TYPE, FILE_TYPE_IDS[quant]))
     entries += [Entry.flag(f"{name}.{key}", value) for key, value in architecture.extra]
-    entries.append(Entry.u32(f"{name}.pooling_type", modules.pooling.value))
-    entries.append(Entry.u32("general.quantization_version", _QUANTIZATION_VERSION))
-    entries += tokenizer_entries(checkpoint, architecture.tokenizer, architecture.sizes(config)["vocab"])
-    return entries + _own(checkpoint, architecture, modules)
+    entries.append(Entry.u32(f"{name}.{keys.POOLING_TYPE}", modules.pooling.value))
+    entries.append(Entry.u32(keys.QUANTIZATION_VERSION, _QUANTIZATION_VERSION))
+    entries += tokenizer_entries(checkpoint, architecture.tokenizer, vocab_size)
+    names = [entry.as_text() for entry in general if entry.key in (keys.NAME, keys.BASENAME, keys.FINETUNE)]
+    return entries + _qgguf_entries(checkpoint, modules, family_of(Traits.of(name, names, vocab_size)))
 
 
 def checksum_entry(checksums: Iterable[tuple[str, str]]) -> Entry:
-    """The weights' SHA-256; as long before they are known as after.
+    """Return the weights' SHA-256 as an entry; zeros as digests give an entry of the same length.
 
     checksums  (hex digest, file name)
     """
-    return Entry.strings("qgguf.source.sha256", [f"{digest} {name}" for digest, name in checksums])
+    return Entry.strings(keys.SOURCE_SHA256, [f"{digest} {name}" for digest, name in checksums])
 
 
 def _sampling(checkpoint: Checkpoint) -> list[Entry]:
-    said, entries = checkpoint.json("generation_config.json"), {}
+    config, entries = checkpoint.json("generation_config.json"), {}
     for source, target, kind in _SAMPLING:
-        key, value = f"general.sampling.{target}", said.get(source)
+        key, value = f"{keys.SAMPLING_PREFIX}{target}", config.get(source)
         if kind is str and isinstance(value, str) and value:
             entries[key] = Entry.string(key, value)
         elif kind is int and type(value) is int and -(1 << 31) <= value < 1 << 31:
@@ -80,35 +80,32 @@ def _sampling(checkpoint: Checkpoint) -> list[Entry]:
     return list(entries.values())
 
 
-def _own(checkpoint: Checkpoint, architecture: Architecture, modules: SentenceModules) -> list[Entry]:
-    """qgguf.*: all that the runtime needs and llama.cpp has no key for."""
-    config, dims = checkpoint.config, size(checkpoint.config, "hidden_size")
-    entries = [Entry.string(f"qgguf.prompt.{name}", text) for name, text in modules.prompts.items()]
+def _qgguf_entries(checkpoint: Checkpoint, modules: SentenceModules, family: Family) -> list[Entry]:
+    """Return qgguf.*: the values that the runtime needs and llama.cpp has no key for."""
+    dims = size(checkpoint.config, "hidden_size")
+    entries = [Entry.string(keys.PROMPT_PREFIX + name, text) for name, text in modules.prompts.items()]
     if modules.default_prompt_name is not None:
-        entries.append(Entry.string("qgguf.default_prompt_name", modules.default_prompt_name))
-    is_family = _is_qwen3_embedding(architecture, config, modules.pooling)
-    if is_family:
-        entries.append(Entry.string("qgguf.instruction_template", QWEN3_INSTRUCTION_TEMPLATE))
-    trained = [_QWEN3_SMALLEST_DIMS, dims] if is_family and dims >= _QWEN3_SMALLEST_DIMS else _matryoshka(config, dims)
-    if trained:
-        entries += [Entry.u32("qgguf.mrl.min_dims", min(trained)), Entry.u32("qgguf.mrl.max_dims", max(trained))]
+        entries.append(Entry.string(keys.DEFAULT_PROMPT_NAME, modules.default_prompt_name))
+    if family.instruction_template is not None:
+        entries.append(Entry.string(keys.INSTRUCTION_TEMPLATE, family.instruction_template))
+    if family.smallest_dims is not None and dims >= family.smallest_dims:
+        trained_dims = [family.smallest_dims, dims]
+    else:
+        trained_dims = _matryoshka_dims(checkpoint.config, dims)
+    if trained_dims:
+        entries.append(Entry.u32(keys.MRL_MIN_DIMS, min(trained_dims)))
+        entries.append(Entry.u32(keys.MRL_MAX_DIMS, max(trained_dims)))
     if modules.max_tokens is not None:
-        entries.append(Entry.u32("qgguf.max_tokens", modules.max_tokens))
+        entries.append(Entry.u32(keys.MAX_TOKENS, modules.max_tokens))
     if checkpoint.repo:
-        entries.append(Entry.string("qgguf.source.repo", checkpoint.repo))
-        entries.append(Entry.string("qgguf.source.revision", checkpoint.revision))
-    entries.append(Entry.string("qgguf.version", __version__))
+        entries.append(Entry.string(keys.SOURCE_REPO, checkpoint.repo))
+        entries.append(Entry.string(keys.SOURCE_REVISION, checkpoint.revision))
+    entries.append(Entry.string(keys.QGGUF_VERSION, __version__))
     return entries
 
 
-def _is_qwen3_embedding(architecture: Architecture, config: dict[str, Any], pooling: Pooling) -> bool:
-    return (
-        architecture.name == "qwen3"
-        and pooling is Pooling.LAST
-        and config.get("vocab_size") in _QWEN3_EMBEDDING_VOCABULARIES
-    )
-
-
-def _matryoshka(config: dict[str, Any], dims: int) -> list[int]:
-    said = config.get("matryoshka_dimensions")
-    return [item for item in said if type(item) is int and 0 < item <= dims] if isinstance(said, list) else []
+def _matryoshka_dims(config: dict[str, Any], dims: int) -> list[int]:
+    declared = config.get("matryoshka_dimensions")
+    if not isinstance(declared, list):
+        return []
+    return [item for item in declared if type(item) is int and 0 < item <= dims]

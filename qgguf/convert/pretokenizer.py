@@ -1,25 +1,26 @@
-"""How a tokenizer.json cuts text before its vocabulary is used, checked against what llama.cpp can do.
+"""The split of a text before the vocabulary is used: that of tokenizer.json, compared with llama.cpp's built-in ones.
 
-llama.cpp has its pre-tokenizers built in, by name; a checkpoint that cuts otherwise would get other tokens without
-a sign. So everything that bears on the cut is compared here, and what is not known is refused.
+llama.cpp has its pre-tokenizers built in, by name. For a checkpoint that splits otherwise it would silently give other
+tokens, so everything that influences the split is compared here, and what is unknown is refused.
 """
 
 from typing import Any
 
 from qgguf.errors import CheckpointError
+from qgguf.gguf_format import keys
 
 _QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# The names that llama.cpp's own converter writes; for WordPiece they tell the vocabulary, and nothing reads them.
+# Vocabulary size -> the name that llama.cpp's own converter writes. Nothing reads it for WordPiece.
 _WORDPIECE_NAMES = {30522: "jina-v2-en", 21128: "bert-bge-large"}
 
 
 def bpe_pre_tokenizer(tokenizer: dict[str, Any]) -> str:
-    """The value of tokenizer.ggml.pre for a byte-level BPE.
+    """Return the value of tokenizer.ggml.pre for a byte-level BPE.
 
-    raises  CheckpointError: anything but Qwen2's cut
+    raises  CheckpointError: any split but Qwen2's
     """
     model = tokenizer["model"]
     for key in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
@@ -37,13 +38,13 @@ def bpe_pre_tokenizer(tokenizer: dict[str, Any]) -> str:
         raise _unknown(f"its pre_tokenizer splits by {regex!r}")
     if byte_level.get("add_prefix_space", True) or byte_level.get("use_regex", True):
         raise _unknown("its ByteLevel adds a prefix space or splits again")
-    return "qwen2"
+    return keys.QWEN2_PRE_TOKENIZER
 
 
 def wordpiece_pre_tokenizer(tokenizer: dict[str, Any]) -> tuple[str, dict[str, bool]]:
-    """The value of tokenizer.ggml.pre for BERT's WordPiece, and what its normalizer says (lowercase, strip_accents).
+    """Return the value of tokenizer.ggml.pre for BERT's WordPiece, and GGUF key -> flag of its normalizer.
 
-    raises  CheckpointError: a cut that is not BERT's
+    raises  CheckpointError: a split that is not BERT's
     """
     model = tokenizer["model"]
     if model.get("continuing_subword_prefix", "##") != "##":
@@ -56,12 +57,16 @@ def wordpiece_pre_tokenizer(tokenizer: dict[str, Any]) -> tuple[str, dict[str, b
     for key in ("clean_text", "handle_chinese_chars"):
         if normalizer.get(key, True) is not True:
             raise _unknown(f"its normalizer has {key} {normalizer[key]!r}")
-    said = {key: normalizer[key] for key in ("lowercase", "strip_accents") if isinstance(normalizer.get(key), bool)}
-    return _WORDPIECE_NAMES.get(len(model["vocab"]), "default"), said
+    flags = {
+        gguf_key: normalizer[key]
+        for key, gguf_key in (("lowercase", keys.LOWERCASE), ("strip_accents", keys.STRIP_ACCENTS))
+        if isinstance(normalizer.get(key), bool)
+    }
+    return _WORDPIECE_NAMES.get(len(model["vocab"]), "default"), flags
 
 
 def _steps(part: Any, inner: str) -> list[dict[str, Any]]:
-    """A pre-tokenizer's steps, whether it stands alone or in a Sequence."""
+    """Return a pre-tokenizer's steps: those of a Sequence, or itself alone."""
     steps = part.get(inner) if isinstance(part, dict) and part.get("type") == "Sequence" else [part]
     return [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
 
@@ -72,6 +77,6 @@ def _kind(part: Any) -> str:
 
 def _unknown(what: str) -> CheckpointError:
     return CheckpointError(
-        f"tokenizer.json cuts text in a way that llama.cpp does not have built in: {what}. "
+        f"tokenizer.json splits text in a way that llama.cpp does not have built in: {what}. "
         "Use the original model's tokenizer.json if this one was changed; otherwise it cannot be converted."
     )

@@ -1,29 +1,39 @@
-"""Which tokens a tokenizer puts around a text, and the other tokens with a part to play."""
+"""The special tokens of a tokenizer: those that it adds to a text, and those with another role."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.errors import CheckpointError
+from qgguf.gguf_format import keys
 
-# In the order llama.cpp's converter writes them; cls has no key of its own there (bos is the same token).
-_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-GGUF_KEYS = {
-    "bos": "tokenizer.ggml.bos_token_id",
-    "eos": "tokenizer.ggml.eos_token_id",
-    "unk": "tokenizer.ggml.unknown_token_id",
-    "sep": "tokenizer.ggml.seperator_token_id",  # spelt so in the format
-    "pad": "tokenizer.ggml.padding_token_id",
-    "mask": "tokenizer.ggml.mask_token_id",
-    "eot": "tokenizer.ggml.eot_token_id",
+# In the order in which llama.cpp's converter writes them. It has no key for cls, which is the same token as bos.
+_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+ID_KEYS = {
+    "bos": keys.BOS_ID,
+    "eos": keys.EOS_ID,
+    "unk": keys.UNKNOWN_ID,
+    "sep": keys.SEPARATOR_ID,
+    "pad": keys.PADDING_ID,
+    "mask": keys.MASK_ID,
+    "eot": keys.EOT_ID,
 }
-# Where tokenizer_config.json is absent: what BERT vocabularies call these.
-_USUAL = {"pad": "[PAD]", "mask": "[MASK]"}
+"""Role -> GGUF key of the token's id."""
+
+ADD_KEYS = {"bos": keys.ADD_BOS, "eos": keys.ADD_EOS, "sep": keys.ADD_SEP}
+"""Role -> GGUF key of the flag that the tokenizer adds this token."""
+
+# The names in BERT vocabularies, for checkpoints without tokenizer_config.json.
+_BERT_NAMES = {"pad": "[PAD]", "mask": "[MASK]"}
 
 
 @dataclass(frozen=True)
-class SpecialTokens:
-    """ids  kind -> id; add  "bos", "eos", "sep" -> whether the tokenizer puts it around a text."""
+class TokenRoles:
+    """The special tokens by their role.
+
+    ids  role -> id
+    add  "bos", "eos", "sep" -> whether the tokenizer adds this token to a text
+    """
 
     ids: dict[str, int] = field(default_factory=dict)
     add: dict[str, bool] = field(default_factory=dict)
@@ -31,23 +41,24 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class _Template:
-    """What stands around one text, and between two."""
+    """The tokens before, after and between texts."""
 
     first: str | None
     last: str | None
     between: tuple[str, ...]
 
 
-def special_tokens(checkpoint: Checkpoint, tokenizer: dict[str, Any], id_of: dict[str, int]) -> SpecialTokens:
-    """Read them from tokenizer.json, tokenizer_config.json and config.json, in this order of trust.
+def token_roles(checkpoint: Checkpoint, tokenizer: dict[str, Any], id_of: dict[str, int]) -> TokenRoles:
+    """Read the roles from tokenizer.json, tokenizer_config.json and config.json; the earlier file wins.
 
-    The token that ends a text is the one tokenizer.json's template appends, whatever tokenizer_config.json calls eos.
+    The token that ends a text is the one that tokenizer.json's template appends, even where tokenizer_config.json names
+    another one as eos.
 
     id_of   text of every token -> id
     raises  CheckpointError: a template that GGUF cannot express
     """
     template = _template(tokenizer.get("post_processor"))
-    names = _named(checkpoint.json("tokenizer_config.json"))
+    names = _names(checkpoint.json("tokenizer_config.json"))
     if tokenizer["model"]["type"] == "WordPiece":
         if template.first is None or template.last is None:
             raise CheckpointError(
@@ -59,28 +70,28 @@ def special_tokens(checkpoint: Checkpoint, tokenizer: dict[str, Any], id_of: dic
             raise CheckpointError(
                 f"tokenizer.json's vocabulary lacks its own unknown token {unknown!r}. Download it again."
             )
-        names = {"unk": unknown, "cls": template.first, "sep": template.last, **_USUAL, **names}
+        names = {"unk": unknown, "cls": template.first, "sep": template.last, **_BERT_NAMES, **names}
     names = _corrected(names, template)
-    ids = {kind: id_of[names[kind]] for kind in (*_KINDS, "eot") if names.get(kind) in id_of}
-    for kind, text in (("bos", template.first), ("eos", template.last)):
-        if text is not None and kind not in ids:
+    ids = {role: id_of[names[role]] for role in (*_ROLES, "eot") if names.get(role) in id_of}
+    for role, text in (("bos", template.first), ("eos", template.last)):
+        if text is not None and role not in ids:
             raise CheckpointError(f"tokenizer.json adds {text!r} to each text, but its vocabulary does not have it.")
-    for kind in _KINDS:
-        said = checkpoint.config.get(f"{kind}_token_id")
-        if kind not in ids and type(said) is int and 0 <= said < len(id_of):
-            ids[kind] = said
+    for role in _ROLES:
+        declared = checkpoint.config.get(f"{role}_token_id")
+        if role not in ids and type(declared) is int and 0 <= declared < len(id_of):
+            ids[role] = declared
     add = {"bos": template.first is not None, "eos": template.last is not None}
     if template.between:
         add["sep"] = len(template.between) == 2 or template.last is None
-    return SpecialTokens(ids, add)
+    return TokenRoles(ids, add)
 
 
 def _corrected(names: dict[str, str], template: _Template) -> dict[str, str]:
-    """The names with bos and eos as the template has them; another eos becomes eot, the end of a chat's turn."""
+    """Return the names with the template's bos and eos; another eos becomes eot, the end of a turn in a chat."""
     names = dict(names)
-    for kind, stand_in in (("bos", "cls"), ("eos", "sep")):
-        if kind not in names and stand_in in names:
-            names[kind] = names[stand_in]
+    for role, substitute in (("bos", "cls"), ("eos", "sep")):
+        if role not in names and substitute in names:
+            names[role] = names[substitute]
     if template.first is not None:
         names["bos"] = template.first
     if template.last is not None:
@@ -90,14 +101,14 @@ def _corrected(names: dict[str, str], template: _Template) -> dict[str, str]:
     return names
 
 
-def _named(config: dict[str, Any]) -> dict[str, str]:
-    """tokenizer_config.json's special tokens, written as text or as {"content": text}."""
+def _names(config: dict[str, Any]) -> dict[str, str]:
+    """Return role -> token of tokenizer_config.json, which writes a token as a text or as {"content": text}."""
     names: dict[str, str] = {}
-    for kind in _KINDS:
-        entry = config.get(f"{kind}_token")
+    for role in _ROLES:
+        entry = config.get(f"{role}_token")
         text = entry.get("content") if isinstance(entry, dict) else entry
         if isinstance(text, str):
-            names[kind] = text
+            names[role] = text
     return names
 
 
@@ -111,33 +122,34 @@ def _template(post_processor: Any) -> _Template:
             first, last = str(processor["cls"][0]), str(processor["sep"][0])
             return _Template(first, last, (last,))
         if kind not in (None, "ByteLevel"):
-            raise CheckpointError(f"tokenizer.json has a post_processor {kind!r}, which is not known here.")
+            raise CheckpointError(f"tokenizer.json has a post_processor {kind!r}, which qgguf does not know.")
     return _Template(None, None, ())
 
 
 def _parse_template(processor: dict[str, Any]) -> _Template:
-    single = _items(processor.get("single"))
-    around = [text for is_text, text in single if not is_text]
-    where = [is_text for is_text, _ in single]
-    if where.count(True) != 1 or len(where) > 3 or (len(where) == 3 and not where[1]):
+    before, *others = _runs_of_tokens(processor.get("single"))
+    if len(others) != 1 or len(before) > 1 or len(others[0]) > 1:
+        tokens = [token for run in (before, *others) for token in run]
         raise CheckpointError(
-            f"tokenizer.json puts {around} around a text; one token before and one after is all that GGUF can say. "
+            f"tokenizer.json puts {tokens} around a text; GGUF can express one token before and one after it. "
             "Use the original model's tokenizer.json."
         )
-    first = None if where[0] else around[0]
-    last = None if where[-1] else around[-1]
-    pair = _items(processor.get("pair"))
-    texts = [place for place, (is_text, _) in enumerate(pair) if is_text]
-    between = tuple(text for _, text in pair[texts[0] + 1 : texts[1]]) if len(texts) == 2 else ()
-    return _Template(first, last, between)
+    after = others[0]
+    pair = _runs_of_tokens(processor.get("pair"))
+    # Of two texts there are three runs: before the first one, between them, and after the second one.
+    between = pair[1] if len(pair) == 3 else []
+    return _Template(before[0] if before else None, after[0] if after else None, tuple(between))
 
 
-def _items(template: Any) -> list[tuple[bool, str]]:
-    """(is it the text, else the token) of each piece of a template."""
-    items = []
+def _runs_of_tokens(template: Any) -> list[list[str]]:
+    """Return the tokens before the first text, between each text and the next one, and after the last text."""
+    runs: list[list[str]] = [[]]
     for piece in template if isinstance(template, list) else []:
         kind, inner = next(iter(piece.items())) if isinstance(piece, dict) and piece else ("", None)
         if kind not in ("Sequence", "SpecialToken") or not isinstance(inner, dict):
             raise CheckpointError("tokenizer.json has a TemplateProcessing that cannot be read. Download it again.")
-        items.append((kind == "Sequence", str(inner.get("id"))))
-    return items
+        if kind == "Sequence":
+            runs.append([])
+        else:
+            runs[-1].append(str(inner.get("id")))
+    return runs

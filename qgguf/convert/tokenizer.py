@@ -5,63 +5,63 @@ from typing import Any
 from qgguf.convert.architectures.table import size
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.pretokenizer import bpe_pre_tokenizer, wordpiece_pre_tokenizer
-from qgguf.convert.special_tokens import GGUF_KEYS, special_tokens
+from qgguf.convert.special_tokens import ADD_KEYS, ID_KEYS, token_roles
 from qgguf.errors import CheckpointError
+from qgguf.gguf_format import keys
+from qgguf.gguf_format.keys import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from qgguf.gguf_format.writer import Entry
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _MODELS = {"bpe": "BPE", "wordpiece": "WordPiece"}
 _PHANTOM_SPACE = "\u2581"
 
 
 def tokenizer_entries(checkpoint: Checkpoint, kind: str, vocab_size: int) -> list[Entry]:
-    """All tokenizer.* values of the GGUF.
+    """Return all tokenizer.* values of the GGUF.
 
     kind        "bpe" or "wordpiece"
-    vocab_size  rows of the token embedding; the vocabulary is filled up to it
-    raises      CheckpointError: missing, not readable, or not what llama.cpp can do
+    vocab_size  rows of the token embedding; the vocabulary is filled up to this number
+    raises      CheckpointError: missing, not readable, or not supported by llama.cpp
     """
     tokenizer = _read(checkpoint, kind)
     added = _added_tokens(tokenizer)
     tokens, types, id_of = _vocabulary(tokenizer, added, vocab_size)
-    special = special_tokens(checkpoint, tokenizer, id_of)
+    roles = token_roles(checkpoint, tokenizer, id_of)
     entries: list[Entry] = []
     normalizer: dict[str, bool] = {}
     if kind == "wordpiece":
         name, normalizer = wordpiece_pre_tokenizer(tokenizer)
         tokens = [_with_phantom_space(token, type_) for token, type_ in zip(tokens, types, strict=True)]
-        entries.append(Entry.u32("tokenizer.ggml.token_type_count", size(checkpoint.config, "type_vocab_size", 1)))
-        entries.append(Entry.string("tokenizer.ggml.model", "bert"))
+        entries.append(Entry.u32(keys.TOKEN_TYPE_COUNT, size(checkpoint.config, "type_vocab_size", 1)))
+        entries.append(Entry.string(keys.TOKENIZER_MODEL, keys.WORDPIECE_MODEL))
     else:
         name = bpe_pre_tokenizer(tokenizer)
-        entries.append(Entry.string("tokenizer.ggml.model", "gpt2"))
+        entries.append(Entry.string(keys.TOKENIZER_MODEL, keys.BYTE_BPE_MODEL))
     _check_unique(tokens)
     entries += [
-        Entry.string("tokenizer.ggml.pre", name),
-        Entry.strings("tokenizer.ggml.tokens", tokens),
-        Entry.i32s("tokenizer.ggml.token_type", types),
+        Entry.string(keys.PRE_TOKENIZER, name),
+        Entry.strings(keys.TOKENS, tokens),
+        Entry.i32s(keys.TOKEN_TYPES, types),
     ]
     if kind == "bpe":
-        entries.append(Entry.strings("tokenizer.ggml.merges", _merges(tokenizer["model"])))
-    entries += [Entry.u32(GGUF_KEYS[kind], number) for kind, number in special.ids.items() if kind in GGUF_KEYS]
-    entries += [Entry.flag(f"tokenizer.ggml.add_{kind}_token", value) for kind, value in special.add.items()]
-    template = _chat_template(checkpoint)
-    entries += [Entry.string("tokenizer.chat_template", template)] if template else []
-    entries += [Entry.flag(f"tokenizer.ggml.normalizer.{key}", value) for key, value in normalizer.items()]
-    return entries
+        entries.append(Entry.strings(keys.MERGES, _merges(tokenizer["model"])))
+    entries += [Entry.u32(ID_KEYS[role], number) for role, number in roles.ids.items() if role in ID_KEYS]
+    entries += [Entry.flag(ADD_KEYS[role], value) for role, value in roles.add.items()]
+    if template := _chat_template(checkpoint):
+        entries.append(Entry.string(keys.CHAT_TEMPLATE, template))
+    return entries + [Entry.flag(key, value) for key, value in normalizer.items()]
 
 
 def _read(checkpoint: Checkpoint, kind: str) -> dict[str, Any]:
     tokenizer = checkpoint.json("tokenizer.json", needed=True)
     model = tokenizer.get("model")
-    # The first tokenizer.json files do not name their model's type; only BPE has merges.
-    guess = "BPE" if isinstance(model, dict) and "merges" in model else "WordPiece"
+    # The first tokenizer.json files do not name their model's type; only a BPE has merges.
+    inferred = "BPE" if isinstance(model, dict) and "merges" in model else "WordPiece"
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         raise CheckpointError(f"{checkpoint.folder / 'tokenizer.json'} has no vocabulary. Download it again.")
-    found = model.setdefault("type", guess)
-    if found != _MODELS[kind]:
+    model_type = model.setdefault("type", inferred)
+    if model_type != _MODELS[kind]:
         raise CheckpointError(
-            f"tokenizer.json is a {found!r} tokenizer, the architecture needs {_MODELS[kind]}. "
+            f"tokenizer.json is a {model_type!r} tokenizer, the architecture needs {_MODELS[kind]}. "
             "Use the original model's tokenizer.json."
         )
     return tokenizer
@@ -80,7 +80,7 @@ def _added_tokens(tokenizer: dict[str, Any]) -> dict[int, dict[str, Any]]:
 def _vocabulary(
     tokenizer: dict[str, Any], added: dict[int, dict[str, Any]], vocab_size: int
 ) -> tuple[list[str], list[int], dict[str, int]]:
-    """Tokens and their types by id, and the ids by token."""
+    """Return tokens and token types by id, and token -> id."""
     id_of: dict[str, int] = dict(tokenizer["model"]["vocab"])
     text_of = {number: text for text, number in id_of.items()}
     if len(text_of) != len(id_of) or not all(type(number) is int for number in text_of):
@@ -91,7 +91,7 @@ def _vocabulary(
         text_of[number], id_of[token["content"]] = token["content"], number
     if not text_of or min(text_of) < 0 or max(text_of) >= vocab_size:
         raise CheckpointError(
-            f"tokenizer.json has ids up to {max(text_of, default=0)}, config.json says vocab_size {vocab_size}. "
+            f"tokenizer.json has ids up to {max(text_of, default=0)}, config.json has vocab_size {vocab_size}. "
             "Use the tokenizer.json that belongs to the weights."
         )
     texts = [text_of.get(number) for number in range(vocab_size)]
@@ -105,7 +105,7 @@ def _vocabulary(
 
 
 def _looks_special(text: str) -> bool:
-    """Tokens that some checkpoints forget to mark as special; the same rule as in llama.cpp's converter."""
+    """Return whether a token is special although its checkpoint may not mark it; the rule of llama.cpp's converter."""
     return (
         text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
         or (text.startswith("<|") and text.endswith("|>"))
@@ -115,14 +115,14 @@ def _looks_special(text: str) -> bool:
 
 
 def _with_phantom_space(token: str, type_: int) -> str:
-    """WordPiece as llama.cpp stores it: the start of a word is marked, not its continuation."""
+    """Return a WordPiece token as llama.cpp stores it: the start of a word is marked, not its continuation."""
     if type_ == CONTROL:
         return token
     return token[2:] if token.startswith("##") else _PHANTOM_SPACE + token
 
 
 def _check_unique(tokens: list[str]) -> None:
-    """llama.cpp aborts the process when it loads a vocabulary with twins."""
+    """Refuse a token that occurs twice: llama.cpp aborts the process when it loads such a vocabulary."""
     seen: set[str] = set()
     for token in tokens:
         if token in seen:
@@ -131,10 +131,10 @@ def _check_unique(tokens: list[str]) -> None:
 
 
 def _merges(model: dict[str, Any]) -> list[str]:
-    """Merges as "left right"; newer files keep them as pairs, whose own spaces are written as byte-level BPE does."""
-    said = model.get("merges") or []
+    """Return merges as "left right". Newer files store pairs; a space inside one is written as byte-level BPE does."""
+    stored = model.get("merges") or []
     merges = []
-    for merge in said if isinstance(said, list) else [said]:
+    for merge in stored if isinstance(stored, list) else [stored]:
         try:
             left, right = merge.split(" ") if isinstance(merge, str) else merge
             merges.append(left.replace(" ", "Ġ") + " " + right.replace(" ", "Ġ"))

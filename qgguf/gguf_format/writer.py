@@ -53,6 +53,10 @@ class Entry:
     def i32s(cls, key: str, values: Sequence[int]) -> "Entry":
         return cls(key, _ARRAY, struct.pack("<IQ", _I32, len(values)) + np.asarray(values, "<i4").tobytes())
 
+    def as_text(self) -> str:
+        """Return the value of an entry that was made by `string`."""
+        return self.value[_LENGTH.size :].decode()
+
 
 @dataclass(frozen=True, slots=True)
 class TensorPlace:

@@ -1,16 +1,13 @@
-"""Prompts: what is put before a text, per model and per task. Pure text."""
+"""Prompts: the texts that go before a text, and which of them a call uses."""
 
-import re
 from collections.abc import Mapping
 
 from qgguf.errors import PromptError
 
-QWEN3_INSTRUCTION_TEMPLATE = "Instruct: {instruction}\nQuery:"
-"""No space after the colon: the model was trained so.  source: get_detailed_instruct on the model card."""
-
 _RETRIEVAL = "Given a web search query, retrieve relevant passages that answer the query"
 
-# Task sentences in English, as the model's authors advise for every language; documents take none of them.
+# Task instructions. They are in English, which the authors of such models advise for every language of the texts;
+# documents take none.
 TASKS: Mapping[str, str] = {
     "query": _RETRIEVAL,
     "retrieval": _RETRIEVAL,
@@ -27,49 +24,20 @@ QUERY_PROMPT_NAMES = ("query",)
 
 
 def instruction_prompts(template: str) -> dict[str, str]:
-    """Prompts of all tasks for a model that takes instructions; documents have none.
+    r"""Return the prompts of all tasks for a model that takes instructions; the one of documents is "".
 
-    >>> instruction_prompts("Instruct: {instruction}\\nQuery:")["similarity"]
-    'Instruct: Retrieve semantically similar text\\nQuery:'
+    >>> instruction_prompts("Instruct: {instruction}\nQuery:")["similarity"]
+    'Instruct: Retrieve semantically similar text\nQuery:'
     """
     return {name: with_instruction(template, task) for name, task in TASKS.items()} | {"document": ""}
 
 
 def with_instruction(template: str, instruction: str) -> str:
-    """The template with its `{instruction}` filled; braces in the instruction stay as they are."""
+    """Return the template with its `{instruction}` filled in; braces in the instruction stay."""
     return template.replace("{instruction}", instruction)
 
 
-# Models whose files carry no prompts of ours, by general.name / general.basename.
-_KNOWN: tuple[tuple[str, dict[str, str]], ...] = (
-    (r"\be5[-_ ](small|base|large)", {"query": "query: ", "document": "passage: "}),
-    (
-        r"\bbge[-_ ](small|base|large)[-_ ]en",
-        {"query": "Represent this sentence for searching relevant passages: ", "document": ""},
-    ),
-    (r"\bnomic[-_ ]embed", {"query": "search_query: ", "document": "search_document: "}),
-    (
-        r"mxbai[-_ ]embed[-_ ]large",
-        {"query": "Represent this sentence for searching relevant passages: ", "document": ""},
-    ),
-)
-
-
-def known_prompts(model_name: str) -> dict[str, str]:
-    """Prompts from the model cards of well-known models; empty for others.
-
-    >>> known_prompts("Multilingual E5 Small")["query"]
-    'query: '
-    >>> known_prompts("All MiniLM L6 v2")
-    {}
-    """
-    name = model_name.lower()
-    if "instruct" in name:  # the e5-instruct models take instructions, not these two words
-        return {}
-    return next((dict(prompts) for pattern, prompts in _KNOWN if re.search(pattern, name)), {})
-
-
-def choose(
+def choose_prompt(
     prompts: Mapping[str, str],
     template: str | None,
     *,
@@ -78,19 +46,16 @@ def choose(
     instruction: str | None,
     default_name: str | None,
 ) -> str:
-    """The text to put before each text.
+    """Return the text that goes before each text of a call; "" for none.
 
-    prompt        taken as it is
+    prompt        used unchanged
     prompt_name   a key of `prompts`
-    instruction   put into `template`
+    instruction   filled into `template`
     default_name  used when none of the three is given; None for no prompt
-    raises        PromptError: unknown name, two of the three at once, an instruction without a template
+    raises        PromptError: unknown name, two of the three given, an instruction without a template
     """
-    given = [
-        word
-        for word, value in (("prompt", prompt), ("prompt_name", prompt_name), ("instruction", instruction))
-        if value is not None
-    ]
+    options = {"prompt": prompt, "prompt_name": prompt_name, "instruction": instruction}
+    given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise PromptError(f"{' and '.join(given)} were both given; a text takes one prompt. Leave all but one out.")
     if prompt is not None:

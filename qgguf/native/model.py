@@ -26,11 +26,11 @@ _NO_MEMORY = ("unable to allocate", "failed to allocate", "out of memory", "OutO
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """Ids that stand before and after every text: [CLS] and [SEP], or the end token alone."""
+class SpecialTokens:
+    """The ids that go before and after the tokens of every text: [CLS] and [SEP], or the end token alone."""
 
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    prefix_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
 
 
 class NativeModel:
@@ -88,7 +88,7 @@ class NativeModel:
             self._refuse(path, binding.last_complaint())
         self._vocabulary = llama.llama_model_get_vocab(self._handle)
         self._finalizer = weakref.finalize(self, llama.llama_model_free, self._handle)
-        self.frame = self._read_frame()
+        self.special_tokens = self._read_special_tokens()
 
     def _refuse(self, path: str | os.PathLike[str], complaint: str) -> NoReturn:
         seen = complaint or "it gives no reason"
@@ -131,16 +131,16 @@ class NativeModel:
                 raise NativeError(f"llama.cpp cannot tokenise a text of {len(utf8):,} bytes.", n_tokens)
             room = -n_tokens
 
-    def _read_frame(self) -> Frame:
-        """What the vocabulary puts around a text, with the end token that the header may have lost."""
+    def _read_special_tokens(self) -> SpecialTokens:
+        """Return the tokens that the vocabulary adds to a text, with the end token that the header may lack."""
         llama = binding.llama()
-        around = self._tokenize(b"", special=True).tolist()
-        starts = llama.llama_vocab_get_add_bos(self._vocabulary) and bool(around)
-        before, after = (around[:1], around[1:]) if starts else ([], around)
+        added = self._tokenize(b"", special=True).tolist()
+        n_prefix = 1 if added and llama.llama_vocab_get_add_bos(self._vocabulary) else 0
+        prefix_ids, suffix_ids = added[:n_prefix], added[n_prefix:]
         end = self.spec.end_token_id
-        if end is not None and after[-1:] != [end]:
-            after = [*after, end]
-        return Frame(tuple(before), tuple(after))
+        if end is not None and suffix_ids[-1:] != [end]:
+            suffix_ids.append(end)
+        return SpecialTokens(tuple(prefix_ids), tuple(suffix_ids))
 
 
 class _Overrides:

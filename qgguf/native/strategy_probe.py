@@ -60,7 +60,7 @@ def check_strategy(spec: ModelSpec, pooling: Pooling, asked: str | None) -> None
 def _probe_texts(model: NativeModel) -> list[Ids]:
     """Three texts of 9, 1 and 5 tokens, whatever the vocabulary: what is compared is arithmetic, not meaning."""
     middle = model.spec.vocab_size // 2
-    end = model.frame.after[-1:] or (0,)
+    end = model.special_tokens.suffix_ids[-1:] or (0,)
     return [np.array([*range(middle, middle + n), *end], np.int32) % model.spec.vocab_size for n in (8, 0, 4)]
 
 

@@ -1,1 +1,1 @@
-"""Texts to token ids."""
+"""Texts to token ids, as the model's own Hugging Face tokenizer gives them."""

@@ -1,6 +1,7 @@
-"""Byte-level BPE in Python, for the texts whose letters are younger than llama.cpp's Unicode table.
+"""Byte-level BPE in Python, for texts with letters that are missing in llama.cpp's Unicode table.
 
-About five times slower than llama.cpp, and used for almost no text: see `has_newer_letters`.
+It is about five times slower than llama.cpp and used for very few texts, see `has_newer_letters`.
+
 source  Qwen2's tokenizer.json (the pattern), GPT-2 (the byte alphabet), huggingface/tokenizers (the order of merges)
 """
 
@@ -8,14 +9,17 @@ import heapq
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from qgguf.tokenization.unicode_tables import NEWER_LETTERS, NEWER_NUMBERS
 
-_LETTER, _NUMBER, _SPACE, _OTHER = "é", "²", "\u3000", "§"
 _NEWER = re.compile(f"[{NEWER_LETTERS}{NEWER_NUMBERS}]")
 _NEWER_NUMBER = re.compile(f"[{NEWER_NUMBERS}]")
 
-# Qwen2's pattern over texts in which each character beyond ASCII has been replaced by one that stands for its class.
+# Qwen2's pattern asks for Unicode letters, numbers and spaces (\p{L}, \p{N}, \s), which Python's re cannot name for the
+# tokenizers' Unicode version. So each character beyond ASCII is first replaced by one character that represents its
+# class, and the pattern names these four instead. "ſ" stays: the pattern compares it with "s" in any case.
+_LETTER, _NUMBER, _SPACE, _OTHER = "é", "²", "\u3000", "§"
 _L, _N, _S = f"A-Za-zſ{_LETTER}", f"0-9{_NUMBER}", f"\t-\r {_SPACE}"
 _PIECES = re.compile(
     f"'(?:[sSſtTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\r\n{_L}{_N}]?[{_L}]+|[{_N}]"
@@ -24,74 +28,69 @@ _PIECES = re.compile(
 
 
 def has_newer_letters(text: str) -> bool:
-    """Whether llama.cpp may cut this text wrongly."""
+    """Return whether llama.cpp may split this text at other positions than the Hugging Face tokenizer."""
     return not text.isascii() and _NEWER.search(text) is not None
 
 
-class _Classes(dict[int, str]):
-    """Code point -> the character that stands for its class, found when first asked for."""
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        if code < 128 or character == "ſ":
-            found = character
-        elif _NEWER.match(character):
-            found = _NUMBER if _NEWER_NUMBER.match(character) else _LETTER
-        else:
-            kinds = {"L": _LETTER, "N": _NUMBER, "Z": _SPACE}
-            found = _SPACE if code == 0x85 else kinds.get(unicodedata.category(character)[0], _OTHER)
-        self[code] = found
-        return found
-
-
-_CLASSES = _Classes()
+@lru_cache(maxsize=1 << 16)
+def _class_of(character: str) -> str:
+    """Return the character that represents the class of this one."""
+    if character.isascii() or character == "ſ":
+        return character
+    if _NEWER.match(character):
+        return _NUMBER if _NEWER_NUMBER.match(character) else _LETTER
+    if character == "\x85":
+        return _SPACE
+    return {"L": _LETTER, "N": _NUMBER, "Z": _SPACE}.get(unicodedata.category(character)[0], _OTHER)
 
 
 def pieces_of(text: str) -> list[str]:
-    """The pieces that are merged each by itself.
+    """Return the pieces of a text, in order; merges never cross from one to the next.
 
     >>> pieces_of("It's 42 ways!")
     ['It', "'s", ' ', '4', '2', ' ways', '!']
     """
-    return [text[piece.start() : piece.end()] for piece in _PIECES.finditer(text.translate(_CLASSES))]
+    classes = "".join(map(_class_of, text))
+    return [text[piece.start() : piece.end()] for piece in _PIECES.finditer(classes)]
 
 
 def _byte_alphabet() -> list[str]:
-    """Byte -> the printable character that stands for it in a vocabulary."""
+    """Return byte -> the printable character that represents it in a vocabulary."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(rest)) for byte in range(256)]
 
 
 class ByteBpe:
-    """Ids of texts that are NFC already, without an end token; control tokens in a text are text.
+    """Ids of NFC texts, without an end token; a control token's name in a text is plain text.
 
-    tokens  the vocabulary, id -> text in the byte alphabet
-    merges  "left right" in the order learned
-    kept    text -> id of the tokens that users may write, like `<think>`
+    tokens       the vocabulary, id -> text in the byte alphabet
+    merges       "left right" in the order learned
+    user_tokens  text -> id of the user-defined tokens, like `<think>`
     """
 
-    def __init__(self, tokens: Sequence[str], merges: Iterable[str], kept: Mapping[str, int]) -> None:
-        self._numbers = {token: number for number, token in enumerate(tokens)}
+    def __init__(self, tokens: Sequence[str], merges: Iterable[str], user_tokens: Mapping[str, int]) -> None:
+        self._ids = {token: number for number, token in enumerate(tokens)}
         self._ranks = {tuple(merge.split(" ")): rank for rank, merge in enumerate(merges)}
         self._alphabet = _byte_alphabet()
-        self._kept = dict(kept)
-        longest_first = sorted(kept, key=len, reverse=True)
-        self._cut = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if kept else None
+        self._user_tokens = dict(user_tokens)
+        longest_first = sorted(user_tokens, key=len, reverse=True)
+        self._split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")").split if user_tokens else None
 
     def ids(self, text: str) -> list[int]:
-        """Ids of the whole text."""
+        """Return the ids of the whole text."""
         ids: list[int] = []
-        for place, part in enumerate(self._cut.split(text) if self._cut else [text]):
-            if place % 2:
-                ids.append(self._kept[part])
+        # A split by a pattern in brackets gives plain text at even indices and the user-defined tokens at odd ones.
+        for index, part in enumerate(self._split(text) if self._split else [text]):
+            if index % 2:
+                ids.append(self._user_tokens[part])
                 continue
             for piece in pieces_of(part):
                 ids += self._merge([self._alphabet[byte] for byte in piece.encode("utf-8")])
         return ids
 
     def _merge(self, parts: list[str]) -> list[int]:
-        """Join neighbours, the earliest learned pair first and of equal ones the leftmost, until none is left."""
+        """Join neighbours until no pair can be joined: the earliest learned pair first, of equal ones the leftmost."""
         after = [*range(1, len(parts)), -1]
         before = list(range(-1, len(parts) - 1))
         queue: list[tuple[int, int, str, str]] = []
@@ -107,7 +106,7 @@ class ByteBpe:
         while queue:
             _, left, first, second = heapq.heappop(queue)
             right = after[left]
-            # A part that was joined since it was offered is "" or longer than it was.
+            # Skip a pair of which a part has been joined in the meantime: such a part is now "" or longer.
             if parts[left] != first or right < 0 or parts[right] != second:
                 continue
             parts[left], parts[right] = first + second, ""
@@ -116,4 +115,4 @@ class ByteBpe:
                 before[after[left]] = left
             offer(before[left], left)
             offer(left, after[left])
-        return [self._numbers[part] for part in parts if part]
+        return [self._ids[part] for part in parts if part]

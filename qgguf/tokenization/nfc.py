@@ -1,4 +1,4 @@
-"""NFC, as the Hugging Face tokenizers do it."""
+"""Unicode normalisation form C as the Hugging Face tokenizers compute it."""
 
 import re
 import unicodedata
@@ -8,23 +8,24 @@ from qgguf.tokenization.unicode_tables import NEWER_MARKS
 
 
 class Nfc:
-    """Text -> NFC text, the same for every Python.
+    """Normaliser of texts to NFC, the same with every Python version.
 
-    The tokenizers differ from `unicodedata.normalize` in two ways that change ids: tokens that users may write, like
-    `<think>`, are cut out first, so a mark after one does not compose with its ">"; and marks younger than Unicode 9
+    The tokenizers differ from `unicodedata.normalize` in two ways that change ids: user-defined tokens like `<think>`
+    are taken out first, so a mark after one does not compose with its ">"; and marks that are newer than Unicode 9
     neither move nor compose.
 
-    kept  texts of such tokens
+    user_tokens  texts of the user-defined tokens
     """
 
-    def __init__(self, kept: Iterable[str] = ()) -> None:
-        # Longest first: of two tokens that start alike, the longer one is found.
-        tokens = [re.escape(token) for token in sorted(kept, key=len, reverse=True)]
+    def __init__(self, user_tokens: Iterable[str] = ()) -> None:
+        # Longest first: of two tokens with the same beginning, the longer one is matched.
+        tokens = [re.escape(token) for token in sorted(user_tokens, key=len, reverse=True)]
         self._apart = re.compile("(" + "|".join([*tokens, f"[{NEWER_MARKS}]"]) + ")")
 
     def __call__(self, text: str) -> str:
-        """
-        >>> Nfc(["<think>"])("e\\u0301 <think>\\u0338") == "\\u00e9 <think>\\u0338"
+        r"""Return the text in NFC.
+
+        >>> Nfc(["<think>"])("e\u0301 <think>\u0338") == "\u00e9 <think>\u0338"
         True
         """
         if unicodedata.is_normalized("NFC", text):

@@ -8,107 +8,108 @@ from typing import Any
 import numpy as np
 
 from qgguf.batching import Ids
-from qgguf.model.from_gguf import Header, read_header
+from qgguf.gguf_format import keys
+from qgguf.gguf_format.reader import Header, read_header
 from qgguf.native.model import NativeModel
 from qgguf.tokenization.byte_bpe import ByteBpe, has_newer_letters
 from qgguf.tokenization.nfc import Nfc
 from qgguf.tokenization.wordpiece import WordPiece
 
-_USER_DEFINED = 4  # token type of what users may write, like <think>
-
 
 class Tokenizer:
-    """Ids of texts, with the model's frame: what stands before and after every text.
+    """Ids of texts, with the special tokens that the model puts before and after every text.
 
-    model   open; read only, so any number of threads may tokenise at once
+    model   open; only read, so any number of threads may tokenise at once
     header  of the model's file
-    path    the file itself, read again for the few texts that need its merges
+    path    the file itself; it is read again for the few texts that need its merges
     """
 
     def __init__(self, model: NativeModel, header: Header, path: Path) -> None:
-        self._before = np.array(model.frame.before, np.int32)
-        self._after = np.array(model.frame.after, np.int32)
-        self._own_ids = _choose(model, header, path)
+        self._prefix_ids = np.array(model.special_tokens.prefix_ids, np.int32)
+        self._suffix_ids = np.array(model.special_tokens.suffix_ids, np.int32)
+        self._text_ids = _choose(model, header, path)
 
     def ids(self, text: str) -> Ids:
-        """(n_tokens,) int32, the frame included, however long.
+        """Return the ids of a text of any length, special tokens included: (n_tokens,) int32.
 
-        raises  UnicodeEncodeError for lone surrogates
+        raises  UnicodeEncodeError: lone surrogates
         """
-        own = np.asarray(self._own_ids(text), np.int32)
-        return np.concatenate((self._before, own, self._after))
+        text_ids = np.asarray(self._text_ids(text), np.int32)
+        return np.concatenate((self._prefix_ids, text_ids, self._suffix_ids))
 
     def prompt_ids(self, prompt: str) -> Ids:
-        """What texts with this prompt begin with, but for tokens that join the two: (n_tokens,) int32; none for ""."""
+        """Return the ids that texts with this prompt begin with: (n_tokens,) int32; none for "".
+
+        The last ones may differ in a text, where one token holds the end of the prompt and the beginning of the text.
+        """
         if not prompt:
-            return self._before[:0]
+            return self._prefix_ids[:0]
         ids = self.ids(prompt)
-        return ids[: len(ids) - len(self._after)]
+        return ids[: len(ids) - len(self._suffix_ids)]
 
     def truncate(self, ids: Ids, max_tokens: int) -> Ids:
-        """The first tokens that fit, the frame kept whole."""
+        """Return the first `max_tokens` ids, the special tokens all kept."""
         if len(ids) <= max_tokens:
             return ids
-        return np.concatenate((ids[: max_tokens - len(self._after)], self._after))
+        return np.concatenate((ids[: max_tokens - len(self._suffix_ids)], self._suffix_ids))
 
 
 def _choose(model: NativeModel, header: Header, path: Path) -> Callable[[str], Iterable[int]]:
-    """llama.cpp's tokenizer where it is right, ours where it is not (see the two modules)."""
-    says: Any = header.metadata
-    if says.get("tokenizer.ggml.model") == "bert":
-        return _word_piece(says)
-    if says.get("tokenizer.ggml.pre") == "qwen2":
+    """Return llama.cpp's tokenizer where its ids are right, ours where they are not (see wordpiece and byte_bpe)."""
+    metadata: Any = header.metadata
+    if metadata.get(keys.TOKENIZER_MODEL) == keys.WORDPIECE_MODEL:
+        return _word_piece(metadata)
+    if metadata.get(keys.PRE_TOKENIZER) == keys.QWEN2_PRE_TOKENIZER:
         return _Qwen2(model, header, path).ids
     return model.tokenize
 
 
-def _word_piece(says: Any) -> Callable[[str], Iterable[int]]:
-    lowercase = says.get("tokenizer.ggml.normalizer.lowercase", True)
+def _word_piece(metadata: Any) -> Callable[[str], Iterable[int]]:
+    lowercase = metadata.get(keys.LOWERCASE, True)
     pieces = WordPiece(
-        says["tokenizer.ggml.tokens"],
-        says.get("tokenizer.ggml.unknown_token_id", 100),
+        metadata[keys.TOKENS],
+        metadata.get(keys.UNKNOWN_ID, 100),
         lowercase=lowercase,
-        strip_accents=says.get("tokenizer.ggml.normalizer.strip_accents", lowercase),
+        strip_accents=metadata.get(keys.STRIP_ACCENTS, lowercase),
     )
 
     def ids(text: str) -> list[int]:
         if not text.isascii():
-            text.encode("utf-8")  # lone surrogates are refused here as everywhere
+            text.encode("utf-8")  # raises for lone surrogates, as the other tokenizers do
         return pieces.ids(text)
 
     return ids
 
 
 class _Qwen2:
-    """NFC, then llama.cpp; byte-level BPE of our own for letters younger than llama.cpp's table."""
+    """NFC, then llama.cpp's tokenizer, or our byte-level BPE for letters that are missing in llama.cpp's table."""
 
     def __init__(self, model: NativeModel, header: Header, path: Path) -> None:
         self._model, self._path = model, path
-        self._nfc = Nfc(_kept(header))
-        self._ours: ByteBpe | None = None
-        self._reading = threading.Lock()
+        self._nfc = Nfc(_user_tokens(header))
+        self._byte_bpe: ByteBpe | None = None
+        self._lock = threading.Lock()
 
     def ids(self, text: str) -> Iterable[int]:
         text = self._nfc(text)
-        return self._byte_bpe().ids(text) if has_newer_letters(text) else self._model.tokenize(text)
+        return self._opened_byte_bpe().ids(text) if has_newer_letters(text) else self._model.tokenize(text)
 
-    def _byte_bpe(self) -> ByteBpe:
-        with self._reading:
-            if self._ours is None:
+    def _opened_byte_bpe(self) -> ByteBpe:
+        with self._lock:
+            if self._byte_bpe is None:
                 header = read_header(self._path)
-                says: Any = header.metadata
-                self._ours = ByteBpe(says["tokenizer.ggml.tokens"], says["tokenizer.ggml.merges"], _kept(header))
-        return self._ours
+                metadata: Any = header.metadata
+                self._byte_bpe = ByteBpe(metadata[keys.TOKENS], metadata[keys.MERGES], _user_tokens(header))
+        return self._byte_bpe
 
 
-def _kept(header: Header) -> dict[str, int]:
-    """Text -> id of the tokens that users may write."""
-    says: Any = header.metadata
-    types = says.get("tokenizer.ggml.token_type", [])
-    tokens = says["tokenizer.ggml.tokens"]
+def _user_tokens(header: Header) -> dict[str, int]:
+    """Return text -> id of the user-defined tokens: those that a text may contain, like `<think>`."""
+    metadata: Any = header.metadata
+    tokens = metadata[keys.TOKENS]
     return {
         tokens[number]: number
-        for number, kind in enumerate(types)
-        # llama.cpp takes what looks like a control token for one, whatever its type.
-        if kind == _USER_DEFINED and not (tokens[number].startswith("<|") and tokens[number].endswith("|>"))
+        for number, token_type in enumerate(metadata.get(keys.TOKEN_TYPES, []))
+        # llama.cpp treats what looks like a control token as one, whatever its type.
+        if token_type == keys.USER_DEFINED and not (tokens[number].startswith("<|") and tokens[number].endswith("|>"))
     }

@@ -1,18 +1,19 @@
-"""Character classes that Hugging Face tokenizers use and Python's unicodedata does not give.
+"""Character classes of the Hugging Face tokenizers that Python's unicodedata does not give.
 
-Each is the inside of a regular expression's [...]. The tokenizers' tables are of other Unicode versions than Python's,
-which differ by Python version themselves, so they are written out here.
-source  every code point asked of tokenizers 0.23.3; tests/test_tokens.py asks again
+Each is the inside of a regular expression's [...]. The tokenizers use other Unicode versions than Python, whose own
+version differs between releases, so the classes are written out.
+
+source  tokenizers 0.23.3, tried with every code point; tests/test_tokens.py repeats that
 """
 
 
 def _ranges(text: str) -> str:
-    """ "0041-005A 00B5" -> the inside of a regular expression's [...]."""
+    """Return the inside of a regular expression's [...] for code points like "0041-005A 00B5"."""
     spans = [span.partition("-") for span in text.split()]
     return "".join(f"\\U{int(first, 16):08x}-\\U{int(last or first, 16):08x}" for first, _, last in spans)
 
 
-# Byte-level BPE, \p{L} and \p{N} of Unicode 16: what Unicode 13 (Python 3.10) does not have. llama.cpp has them to 15.
+# Byte-level BPE: \p{L} and \p{N} of Unicode 16 that Unicode 13 (Python 3.10) lacks. llama.cpp has those of Unicode 15.
 NEWER_LETTERS = _ranges(
     """
     0870-0887 0889-088E 08B5 08C8-08C9 0C5D 0CDD 170D 171F 1B4C 1C89-1C8A 2C2F 2C5F 9FFD-9FFF A7C0-A7C1 A7CB-A7CD
@@ -33,7 +34,7 @@ NEWER_NUMBERS = _ranges(
     """
 )
 
-# NFC as of Unicode 9: what later versions (to 18) reorder or compose and the tokenizers leave as it stands.
+# NFC of Unicode 9: characters that later versions (up to 18) reorder or compose; the tokenizers leave them unchanged.
 NEWER_MARKS = _ranges(
     """
     05C8-05C9 07FD 0897-089F 08CA-08D3 09FE 0C3C 0D3B-0D3C 0EBA 1715 1ABF-1AF0 1DF6-1DFA A82C 105C9 105D2 105DA
@@ -45,7 +46,7 @@ NEWER_MARKS = _ranges(
     """
 )
 
-# BERT's normaliser, Unicode 8: controls, format characters and private use, which it drops.
+# BERT's normaliser, Unicode 8: control, format and private use characters, which it drops.
 BERT_REMOVED = _ranges(
     """
     0000-0008 000B-000C 000E-001F 007F-009F 00AD 0600-0605 061C 06DD 070F 180E 200B-200F 202A-202E 2060-2064
@@ -54,7 +55,7 @@ BERT_REMOVED = _ranges(
     """
 )
 
-# Accents (category Mn), which it drops after NFD where the model is uncased.
+# Accents (category Mn), which it drops after NFD if the model is uncased.
 BERT_MARKS = _ranges(
     """
     0300-036F 0483-0487 0591-05BD 05BF 05C1-05C2 05C4-05C5 05C7 0610-061A 064B-065F 0670 06D6-06DC 06DF-06E4
@@ -82,7 +83,7 @@ BERT_MARKS = _ranges(
     """
 )
 
-# What is a word by itself: punctuation and CJK ideographs.
+# Characters that are one word each: punctuation and CJK ideographs.
 BERT_ALONE = _ranges(
     """
     0021-002F 003A-0040 005B-0060 007B-007E 00A1 00A7 00AB 00B6-00B7 00BB 00BF 037E 0387 055A-055F 0589-058A 05BE

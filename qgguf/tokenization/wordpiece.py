@@ -1,7 +1,8 @@
-"""WordPiece: a text to the ids of a BERT vocabulary, as the Hugging Face tokenizers do it.
+"""WordPiece: a text to the ids of a BERT vocabulary, as the Hugging Face tokenizers compute them.
 
-llama.cpp's own differs for every Korean text (it does not decompose syllables), for the vowel signs of Indic scripts
+llama.cpp's ids differ for every Korean text (it does not decompose syllables), for the vowel signs of Indic scripts
 (it drops them), for words of more than 100 characters and for much punctuation.
+
 source  BertNormalizer, BertPreTokenizer and WordPiece of huggingface/tokenizers
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 from qgguf.tokenization.unicode_tables import BERT_ALONE, BERT_MARKS, BERT_REMOVED
 
-# How a GGUF marks a token that starts a word; the others continue one.
+# A GGUF writes this character before a token that starts a word; the other tokens continue a word.
 WORD_START = "\u2581"
 MAX_WORD_CHARACTERS = 100
 MAX_CACHED_WORDS = 1 << 17
@@ -19,12 +20,12 @@ MAX_CACHED_WORDS = 1 << 17
 _REMOVED = re.compile(f"[{BERT_REMOVED}]+")
 _MARKS = re.compile(f"[{BERT_MARKS}]+")
 _WORDS = re.compile(rf"[{BERT_ALONE}]|[^\s{BERT_ALONE}]+")
-# Capitals younger than Python 3.10 whose small letters are old enough to be in a vocabulary.
-_YOUNG_CAPITALS = {0xA7CB: "\u0264", 0xA7DC: "\u019b"}
+# Capitals that are newer than Python 3.10's Unicode, but whose small letters are old enough to be in a vocabulary.
+_NEWER_CAPITALS = {0xA7CB: "\u0264", 0xA7DC: "\u019b"}
 
 
 def words_of(text: str, lowercase: bool, strip_accents: bool) -> list[str]:
-    """The normalised words that WordPiece cuts; a punctuation mark or an ideograph is a word.
+    """Return the normalised words that WordPiece splits; each punctuation mark and each ideograph is one word.
 
     >>> words_of("Été, 東京!", lowercase=True, strip_accents=True)
     ['ete', ',', '東', '京', '!']
@@ -33,15 +34,15 @@ def words_of(text: str, lowercase: bool, strip_accents: bool) -> list[str]:
         if strip_accents:
             text = _MARKS.sub("", unicodedata.normalize("NFD", text))
         if lowercase:
-            # Each letter alone: str.lower() looks at a sigma's place in its word.
-            text = text.replace("Σ", "σ").translate(_YOUNG_CAPITALS)
+            # str.lower() would make another letter of a sigma at the end of a word.
+            text = text.replace("Σ", "σ").translate(_NEWER_CAPITALS)
     return _WORDS.findall(_REMOVED.sub("", text.lower() if lowercase else text))
 
 
 class WordPiece:
-    """Ids of texts, without [CLS] and [SEP]; special tokens in a text are text.
+    """Ids of texts, without [CLS] and [SEP]; a special token's name in a text is plain text.
 
-    tokens         the vocabulary as a GGUF holds it: id -> text, "▁" before those that start a word
+    tokens         the vocabulary as a GGUF stores it: id -> text, with "▁" before those that start a word
     unknown_id     id of [UNK]
     lowercase      the model is uncased
     strip_accents  accents are dropped
@@ -58,7 +59,7 @@ class WordPiece:
         self._cache: dict[str, tuple[int, ...]] = {}
 
     def ids(self, text: str) -> list[int]:
-        """Ids of the text's words, in order."""
+        """Return the ids of the text's words, in order."""
         ids: list[int] = []
         cache = self._cache
         for word in words_of(text, self._lowercase, self._strip_accents):
@@ -71,7 +72,7 @@ class WordPiece:
         return ids
 
     def _cut(self, word: str) -> tuple[int, ...]:
-        """The longest token that starts the word, then the longest that goes on; [UNK] where one is missing."""
+        """Return the longest token that starts the word, then the longest that continues it, ...; or [UNK]."""
         if len(word) > MAX_WORD_CHARACTERS:
             return self._unknown
         ids, start, tokens = [], 0, self._starts

@@ -1,4 +1,4 @@
-"""The architectures that can be converted; a new one is a table of its own and its name here."""
+"""The architectures that can be converted; a new one is a file here and a name in `ARCHITECTURES`."""
 
 from qgguf.convert.architectures.bert import BERT
 from qgguf.convert.architectures.qwen3 import QWEN3

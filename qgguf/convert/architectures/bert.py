@@ -1,8 +1,9 @@
-"""BERT encoders (MiniLM, BGE, E5, GTE): mean or first-token pooling; pooler and language-model heads are not kept."""
+"""BERT encoders (MiniLM, BGE, E5, GTE): mean or first-token pooling; pooler and language-model heads are dropped."""
 
 import re
 
 from qgguf.convert.architectures.table import Architecture, Config, Parameter, Weight, size
+from qgguf.gguf_format import keys
 from qgguf.model.spec import Pooling
 
 
@@ -35,7 +36,7 @@ def _refuse(config: Config) -> str | None:
 
 
 def _pair(source: str, target: str, *shape: str) -> tuple[Weight, Weight]:
-    """A matrix and its bias."""
+    """Return a matrix and its bias."""
     return (
         Weight((source + ".weight",), target + ".weight", shape),
         Weight((source + ".bias",), target + ".bias", shape[:1]),
@@ -43,7 +44,7 @@ def _pair(source: str, target: str, *shape: str) -> tuple[Weight, Weight]:
 
 
 def _norm(source: str, target: str) -> tuple[Weight, Weight]:
-    """A layer norm; the first BERTs call its weight gamma and its bias beta."""
+    """Return a layer norm; the first BERT checkpoints call its weight gamma and its bias beta."""
     return (
         Weight((source + ".weight", source + ".gamma"), target + ".weight", ("dims",)),
         Weight((source + ".bias", source + ".beta"), target + ".bias", ("dims",)),
@@ -75,16 +76,16 @@ BERT = Architecture(
         r"embeddings\.position_ids|pooler\.dense\.(weight|bias)|cls\.(predictions|seq_relationship)\..*"
     ),
     parameters=(
-        Parameter("block_count", "num_hidden_layers", int),
-        Parameter("context_length", "max_position_embeddings", int),
-        Parameter("embedding_length", "hidden_size", int),
-        Parameter("feed_forward_length", "intermediate_size", int),
-        Parameter("attention.head_count", "num_attention_heads", int),
-        Parameter("attention.layer_norm_epsilon", "layer_norm_eps", float, 1e-12),
+        Parameter(keys.BLOCK_COUNT, "num_hidden_layers", int),
+        Parameter(keys.CONTEXT_LENGTH, "max_position_embeddings", int),
+        Parameter(keys.EMBEDDING_LENGTH, "hidden_size", int),
+        Parameter(keys.FEED_FORWARD_LENGTH, "intermediate_size", int),
+        Parameter(keys.HEAD_COUNT, "num_attention_heads", int),
+        Parameter(keys.LAYER_NORM_EPSILON, "layer_norm_eps", float, 1e-12),
     ),
     sizes=_sizes,
     refuse=_refuse,
     poolings=(Pooling.MEAN, Pooling.CLS),
     tokenizer="wordpiece",
-    extra=(("attention.causal", False),),
+    extra=((keys.CAUSAL, False),),
 )

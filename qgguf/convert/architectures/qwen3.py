@@ -1,8 +1,9 @@
-"""Qwen3 as an embedding model: a causal decoder whose last token's hidden state is the vector; its head is not kept."""
+"""Qwen3 as an embedding model: a causal decoder with last-token pooling; its language-model head is dropped."""
 
 import re
 
 from qgguf.convert.architectures.table import Architecture, Config, Parameter, Weight, size
+from qgguf.gguf_format import keys
 from qgguf.model.spec import Pooling
 
 
@@ -66,16 +67,16 @@ QWEN3 = Architecture(
     ),
     dropped=re.compile(r"lm_head\.weight|(.*\.)?rotary_emb\.inv_freq"),
     parameters=(
-        Parameter("block_count", "num_hidden_layers", int),
-        Parameter("context_length", "max_position_embeddings", int),
-        Parameter("embedding_length", "hidden_size", int),
-        Parameter("feed_forward_length", "intermediate_size", int),
-        Parameter("attention.head_count", "num_attention_heads", int),
-        Parameter("attention.head_count_kv", "num_key_value_heads", int),
-        Parameter("rope.freq_base", "rope_parameters.rope_theta", float, older="rope_theta"),
-        Parameter("attention.layer_norm_rms_epsilon", "rms_norm_eps", float, 1e-6),
-        Parameter("attention.key_length", "head_dim", int, 128),
-        Parameter("attention.value_length", "head_dim", int, 128),
+        Parameter(keys.BLOCK_COUNT, "num_hidden_layers", int),
+        Parameter(keys.CONTEXT_LENGTH, "max_position_embeddings", int),
+        Parameter(keys.EMBEDDING_LENGTH, "hidden_size", int),
+        Parameter(keys.FEED_FORWARD_LENGTH, "intermediate_size", int),
+        Parameter(keys.HEAD_COUNT, "num_attention_heads", int),
+        Parameter(keys.HEAD_COUNT_KV, "num_key_value_heads", int),
+        Parameter(keys.ROPE_FREQ_BASE, "rope_parameters.rope_theta", float, older="rope_theta"),
+        Parameter(keys.LAYER_NORM_RMS_EPSILON, "rms_norm_eps", float, 1e-6),
+        Parameter(keys.KEY_LENGTH, "head_dim", int, 128),
+        Parameter(keys.VALUE_LENGTH, "head_dim", int, 128),
     ),
     sizes=_sizes,
     refuse=_refuse,

@@ -1,4 +1,4 @@
-"""What the converter must know of an architecture, as a table; and a checkpoint's tensors matched against it."""
+"""Architecture: a table of what the converter must know of one, and the matching of a checkpoint's tensors to it."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,9 +14,9 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One weight, or one per layer where the names hold "{layer}".
+    """One weight; with "{layer}" in the names, one weight of each layer.
 
-    source  its names in checkpoints, without a prefix; the first is the usual one
+    source  its names in checkpoints, without a prefix; the first one is the most common
     target  its name in GGUF
     shape   keys of `Architecture.sizes`, rows first
     """
@@ -28,13 +28,13 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One value of config.json that goes into the GGUF.
+    """One value of config.json that is written to the GGUF.
 
     key      GGUF key after "<architecture>."
-    config   its key in config.json; "outer.inner" for one inside another
+    config   its key in config.json; "outer.inner" for a nested one
     kind     int or float
-    default  for checkpoints that leave it out; None: needed
-    older    its key before transformers 5, where that is another
+    default  for checkpoints without it; None: required
+    older    its key before transformers 5, if that is another
     """
 
     key: str
@@ -49,16 +49,16 @@ class Architecture:
     """One architecture.
 
     name         general.architecture
-    classes      `architectures` in config.json
-    prefixes     what may stand before a tensor's name
-    weights      all that a checkpoint must hold
-    dropped      pattern of names that a checkpoint may hold and an embedding does not need
-    parameters   values of config.json in the order llama.cpp's converter writes them
-    sizes        config -> the lengths that `weights` are made of; "layers", "heads" and "kv_heads" are among them
-    refuse       config -> a sentence on what llama.cpp would compute differently, or None
-    poolings     those the model may be used with
+    classes      values of `architectures` in config.json
+    prefixes     prefixes that a tensor's name may have
+    weights      the weights that a checkpoint must hold
+    dropped      pattern of tensor names that an embedding does not need
+    parameters   values of config.json in the order in which llama.cpp's converter writes them
+    sizes        config -> the lengths that the shapes of `weights` name, with "layers", "heads" and "kv_heads"
+    refuse       config -> the reason why llama.cpp would compute other vectors, or None
+    poolings     the poolings that its models may have
     tokenizer    "bpe" or "wordpiece"
-    extra        GGUF keys after "<architecture>." that are the same for all models
+    extra        (GGUF key after "<architecture>.", value) that are the same for all models
     """
 
     name: str
@@ -75,60 +75,62 @@ class Architecture:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class NamedTensor:
     """A stored tensor and its name in the GGUF."""
 
     name: str
     stored: StoredTensor
 
 
-def choose(architectures: Iterable[Architecture], config: Config) -> Architecture:
-    """The table for a config.json.
+def architecture_of(architectures: Iterable[Architecture], config: Config) -> Architecture:
+    """Return the architecture of a config.json.
 
-    raises  CheckpointError: an architecture without a table
+    raises  CheckpointError: none of these
     """
     known = list(architectures)
-    named = config.get("architectures")
-    names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    declared = config.get("architectures")
+    names = [name for name in declared if isinstance(name, str)] if isinstance(declared, list) else []
     for architecture in known:
         if any(name in architecture.classes for name in names):
             return architecture
     raise CheckpointError(
-        f"config.json says architectures {names or named!r}, which cannot be converted. "
+        f"config.json has architectures {names or declared!r}, which cannot be converted. "
         f"These can: {', '.join(name for architecture in known for name in architecture.classes)}."
     )
 
 
 def size(config: Config, key: str, default: float | None = None) -> int:
-    """A whole number above 0 from config.json.
+    """Return a whole number above 0 from config.json.
 
-    raises  CheckpointError
+    default  returned where the key is missing or null; None: the key is required
+    raises   CheckpointError: missing, or no such number
     """
     value = _look_up(config, key)
     value = default if value is None else value
     if type(value) is not int or not 0 < value < 1 << 31:
-        seen = f"lacks {key}" if value is None else f"says {key} {value!r}"
+        seen = f"lacks {key}" if value is None else f"has {key} {value!r}"
         raise CheckpointError(f"config.json {seen}; a whole number above 0 is needed. Download the checkpoint again.")
     return value
 
 
 def number(config: Config, key: str, default: float | None = None) -> float:
-    """A number above 0 from config.json.
+    """Return a number above 0 from config.json.
 
-    raises  CheckpointError
+    default  as of `size`
+    raises   CheckpointError: missing, or no such number
     """
     value = _look_up(config, key)
     value = default if value is None else value
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
-        seen = f"lacks {key}" if value is None else f"says {key} {value!r}"
+        seen = f"lacks {key}" if value is None else f"has {key} {value!r}"
         raise CheckpointError(f"config.json {seen}; a number above 0 is needed. Download the checkpoint again.")
     return float(value)
 
 
 def parameter_value(config: Config, parameter: Parameter) -> float:
-    """The value of one parameter, an int where it is of that kind.
+    """Return the value of one parameter, an int if it is of that kind.
 
-    raises  CheckpointError
+    raises  CheckpointError: missing, or no number above 0
     """
     key = parameter.older if parameter.older and _look_up(config, parameter.config) is None else parameter.config
     return (size if parameter.kind is int else number)(config, key, parameter.default)
@@ -141,34 +143,35 @@ def _look_up(config: Config, key: str) -> Any:
     return value
 
 
-def place(architecture: Architecture, config: Config, stored: Sequence[StoredTensor]) -> list[Placed]:
-    """Name every tensor that the GGUF needs; the dropped ones are left out.
+def name_tensors(architecture: Architecture, config: Config, stored: Sequence[StoredTensor]) -> list[NamedTensor]:
+    """Return every tensor that the GGUF needs with its name there, without the dropped ones.
 
-    raises  CheckpointError: missing or unknown tensors, one stored twice, a shape that config.json does not give
+    raises  CheckpointError: missing or unknown tensors, one stored twice, another shape than config.json gives
     """
     sizes = architecture.sizes(config)
     if sizes["layers"] > len(stored):
         raise CheckpointError(
-            f"config.json says {sizes['layers']} layers, the weight files hold {len(stored)} tensors in all. "
+            f"config.json has {sizes['layers']} layers, the weight files hold {len(stored)} tensors in all. "
             "Give the config.json that belongs to these weights."
         )
     expected = _expected(architecture, sizes)
-    found: dict[str, StoredTensor] = {}
-    strange = []
+    named: dict[str, StoredTensor] = {}
+    unknown = []
     for tensor in stored:
         name = _without_prefix(tensor.name, architecture.prefixes, expected, architecture.dropped)
         target = expected.get(name)
         if target is None:
-            strange += [] if architecture.dropped.fullmatch(name) else [tensor.name]
+            if not architecture.dropped.fullmatch(name):
+                unknown.append(tensor.name)
             continue
-        if target[0] in found:
+        if target[0] in named:
             raise CheckpointError(f"The checkpoint stores {name!r} twice, as {tensor.name!r} too. Keep one of them.")
-        _check(tensor, target[1])
-        found[target[0]] = tensor
-    missing = list(dict.fromkeys(name for name in _usual_names(architecture, sizes) if expected[name][0] not in found))
-    if missing or strange:
-        _complain(missing, strange, architecture.name)
-    return [Placed(target, tensor) for target, tensor in found.items()]
+        _check_tensor(tensor, target[1])
+        named[target[0]] = tensor
+    missing = list(dict.fromkeys(name for name in _usual_names(architecture, sizes) if expected[name][0] not in named))
+    if missing or unknown:
+        raise _wrong_tensors(missing, unknown, architecture.name)
+    return [NamedTensor(target, tensor) for target, tensor in named.items()]
 
 
 def _names(weight: Weight, source: str, sizes: Mapping[str, int]) -> Iterable[tuple[str, str]]:
@@ -179,7 +182,7 @@ def _names(weight: Weight, source: str, sizes: Mapping[str, int]) -> Iterable[tu
 
 
 def _expected(architecture: Architecture, sizes: Mapping[str, int]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Source name -> (target name, shape)."""
+    """Return source name -> (target name, shape)."""
     return {
         name: (target, tuple(sizes[word] for word in weight.shape))
         for weight in architecture.weights
@@ -199,7 +202,7 @@ def _without_prefix(
     return next((short for short in (name, *shorter) if short in expected or dropped.fullmatch(short)), name)
 
 
-def _check(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+def _check_tensor(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
     if tensor.shape != shape:
         raise CheckpointError(
             f"{tensor.file.name} stores {tensor.name!r} as {list(tensor.shape)}, config.json makes it {list(shape)}. "
@@ -211,12 +214,16 @@ def _check(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def _complain(missing: list[str], strange: list[str], architecture: str) -> None:
+def _wrong_tensors(missing: list[str], unknown: list[str], architecture: str) -> CheckpointError:
     def some(names: list[str]) -> str:
         return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
-    said = [f"lacks {some(missing)} of the tensors"] * bool(missing)
-    said += [f"has {some(strange)} that are unknown"] * bool(strange)
-    raise CheckpointError(
-        f"The checkpoint {' and '.join(said)} for {architecture}. Give complete weights that belong to its config.json."
+    faults = []
+    if missing:
+        faults.append(f"lacks {some(missing)} of the tensors")
+    if unknown:
+        faults.append(f"has {some(unknown)} that are unknown")
+    return CheckpointError(
+        f"The checkpoint {' and '.join(faults)} for {architecture}. "
+        "Give complete weights that belong to its config.json."
     )

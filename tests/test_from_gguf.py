@@ -3,7 +3,6 @@ import pytest
 
 from qgguf.errors import ModelFileError
 from qgguf.model.from_gguf import read_spec
-from qgguf.model.prompts import QWEN3_INSTRUCTION_TEMPLATE
 from qgguf.model.spec import Pooling
 from tests.support.gguf_bytes import QWEN3, gguf, save
 
@@ -38,7 +37,7 @@ def test_a_right_qwen3_file_is_described(tmp_path):
     assert (found.pooling, found.causal) == (Pooling.LAST, True)
     assert (found.end_token_id, found.end_token) == (4, "<|endoftext|>")
     assert found.prompts["query"].endswith("\nQuery:")
-    assert found.instruction_template == QWEN3_INSTRUCTION_TEMPLATE
+    assert found.instruction_template == "Instruct: {instruction}\nQuery:"
     assert found.mrl_dims == (32, 1024)
     assert found.n_params == 6 * 32
     assert found.corrections == ()

@@ -1,0 +1,68 @@
+"""Keys of a GGUF header, each written once: those of the format, those of llama.cpp's converter, and qgguf's own.
+
+source  https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, gguf-py/gguf/constants.py of llama.cpp
+"""
+
+ARCHITECTURE = "general.architecture"
+TYPE = "general.type"
+NAME = "general.name"
+BASENAME = "general.basename"
+FINETUNE = "general.finetune"
+FILE_TYPE = "general.file_type"
+QUANTIZATION_VERSION = "general.quantization_version"
+SAMPLING_PREFIX = "general.sampling."
+SPLIT_COUNT = "split.count"
+
+# Keys of one architecture; its name and a dot go before them: "qwen3.block_count".
+BLOCK_COUNT = "block_count"
+CONTEXT_LENGTH = "context_length"
+EMBEDDING_LENGTH = "embedding_length"
+EXPERT_USED_COUNT = "expert_used_count"
+FEED_FORWARD_LENGTH = "feed_forward_length"
+HEAD_COUNT = "attention.head_count"
+HEAD_COUNT_KV = "attention.head_count_kv"
+KEY_LENGTH = "attention.key_length"
+VALUE_LENGTH = "attention.value_length"
+CAUSAL = "attention.causal"
+SLIDING_WINDOW = "attention.sliding_window"
+LAYER_NORM_EPSILON = "attention.layer_norm_epsilon"
+LAYER_NORM_RMS_EPSILON = "attention.layer_norm_rms_epsilon"
+ROPE_FREQ_BASE = "rope.freq_base"
+POOLING_TYPE = "pooling_type"
+
+TOKENIZER_MODEL = "tokenizer.ggml.model"
+PRE_TOKENIZER = "tokenizer.ggml.pre"
+TOKENS = "tokenizer.ggml.tokens"
+TOKEN_TYPES = "tokenizer.ggml.token_type"
+TOKEN_TYPE_COUNT = "tokenizer.ggml.token_type_count"
+MERGES = "tokenizer.ggml.merges"
+BOS_ID = "tokenizer.ggml.bos_token_id"
+EOS_ID = "tokenizer.ggml.eos_token_id"
+EOT_ID = "tokenizer.ggml.eot_token_id"
+UNKNOWN_ID = "tokenizer.ggml.unknown_token_id"
+SEPARATOR_ID = "tokenizer.ggml.seperator_token_id"  # the format spells it so
+PADDING_ID = "tokenizer.ggml.padding_token_id"
+MASK_ID = "tokenizer.ggml.mask_token_id"
+ADD_BOS = "tokenizer.ggml.add_bos_token"
+ADD_EOS = "tokenizer.ggml.add_eos_token"
+ADD_SEP = "tokenizer.ggml.add_sep_token"
+LOWERCASE = "tokenizer.ggml.normalizer.lowercase"
+STRIP_ACCENTS = "tokenizer.ggml.normalizer.strip_accents"
+CHAT_TEMPLATE = "tokenizer.chat_template"
+
+PROMPT_PREFIX = "qgguf.prompt."
+DEFAULT_PROMPT_NAME = "qgguf.default_prompt_name"
+INSTRUCTION_TEMPLATE = "qgguf.instruction_template"
+MAX_TOKENS = "qgguf.max_tokens"
+MRL_MIN_DIMS = "qgguf.mrl.min_dims"
+MRL_MAX_DIMS = "qgguf.mrl.max_dims"
+SOURCE_REPO = "qgguf.source.repo"
+SOURCE_REVISION = "qgguf.source.revision"
+SOURCE_SHA256 = "qgguf.source.sha256"
+QGGUF_VERSION = "qgguf.version"
+
+# Values of `TOKENIZER_MODEL`, `PRE_TOKENIZER` and `TOKEN_TYPES`.
+WORDPIECE_MODEL = "bert"
+BYTE_BPE_MODEL = "gpt2"
+QWEN2_PRE_TOKENIZER = "qwen2"
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
