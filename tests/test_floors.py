@@ -28,6 +28,8 @@ DOOR = "qgguf/native/binding.py"
 PURE_PACKAGES = {"numpy"}
 # Modules of higher floors that are pure too, and so import only each other and the pure floors.
 PURE_MODULES = {
+    "gguf_format.keys",
+    "model.families",
     "model.spec",
     "model.prompts",
     "tokenization.nfc",
