@@ -1,16 +1,16 @@
-"""What a GPU gives, and whether a budget of memory holds: the 4B shape in Q4_K_M on an NVIDIA card.
+"""Measure speed and memory on an NVIDIA GPU, for the 4B shape in Q4_K_M within a memory budget.
 
-    scripts/gpu                                  everything from a bare machine
+    scripts/gpu                                  sets everything up on a new machine, then measures
     python scripts/bench_gpu.py [--vram 3GB] [--folder DIR] [--rounds 3] [--install]
 
-Measured, each in a process of its own so that the driver's figure is that process's alone:
-  memory     the most that the driver counts for the process, its context included, while it embeds documents of 512
-             tokens and one text of 8,000: under 3.0e9 bytes each
-  speed      tokens per second against llama-cpp-python's Llama.embed with all layers on the GPU, in turns: at least
-             1.5 times on the documents, 3 times on short queries with their instruction, one after the other
+Each measurement runs in its own process, so that the driver's figure is for that process alone:
+  memory     the driver's peak for the process, its context included, while it embeds documents of 512 tokens, and one
+             text of 8,000 tokens: under 3.0e9 bytes each
+  speed      tokens per second against llama-cpp-python's Llama.embed with all layers on the GPU, in alternating order:
+             at least 1.5 times on the documents, 3 times on short queries with their instruction, one after the other
   equality   the 0.6B shape in F16, GPU against CPU: cosine 0.999 or more for every text
-Weights are random (scripts/make_random_checkpoint.py): speed and memory do not depend on their values.
-A table, then a line of JSON. Exit code 1 where a figure is missed, or where there is no GPU.
+The weights are random (scripts/make_random_checkpoint.py); speed and memory do not depend on their values.
+Prints a table and one line of JSON. Exit code 1 where a figure misses its limit, or where there is no GPU.
 """
 
 import argparse
@@ -36,6 +36,7 @@ sys.path.insert(0, str(REPOSITORY))  # for use from a checkout
 
 from qgguf.hardware.gpu import Graphics, read_graphics  # noqa: E402
 from qgguf.native.builds import compile_line, wheel_line  # noqa: E402
+from qgguf.units import readable  # noqa: E402
 
 MOST_BYTES = 3_000_000_000
 LEAST_DOCUMENTS, LEAST_QUERIES, LEAST_COSINE = 1.5, 3.0, 0.999
@@ -50,7 +51,7 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure and its floor or ceiling."""
+    """A measured figure and its floor or ceiling."""
 
     name: str
     value: float
@@ -60,24 +61,27 @@ class Figure:
 
     @property
     def holds(self) -> bool:
+        """Whether the figure keeps to its limit."""
         return self.value >= self.needed if self.at_least else self.value < self.needed
 
     def line(self) -> str:
+        """Return the figure's line of the table."""
         sign = ">=" if self.at_least else "< "
         verdict = "ok" if self.holds else "MISSED"
         return f"{self.name:<52}{self.value:>10.4g} {self.unit:<6}{sign} {self.needed:<8g}{verdict}"
 
 
-# What the processes do
+# The measurements, each in its own process
 
 
 def text_of(words: int, seed: int) -> str:
+    """Return a text of so many random words."""
     dice = random.Random(seed)
     return " ".join(dice.choice(WORDS) for _ in range(words))
 
 
 def text_with(n_tokens: int, seed: int, count: Callable[[str], int]) -> str:
-    """A text of at most so many tokens, and nearly so many."""
+    """Return the longest text of a seed with at most so many tokens."""
     low, high = 1, n_tokens
     while low < high:
         middle = (low + high + 1) // 2
@@ -86,7 +90,7 @@ def text_with(n_tokens: int, seed: int, count: Callable[[str], int]) -> str:
 
 
 def texts_of(path: str) -> dict[str, list[str]]:
-    """The texts, cut to length by the model's own tokenizer; on the CPU, so that the GPU stays as it is."""
+    """Return the texts by kind, cut to length with the model's tokenizer. Uses the CPU alone."""
     from qgguf import Embedder
 
     with Embedder(path, device="cpu", strategy="plain") as model:
@@ -102,7 +106,7 @@ def texts_of(path: str) -> dict[str, list[str]]:
 
 
 def ours(path: str, texts: dict[str, list[str]], vram: str, work: str) -> dict[str, Any]:
-    """qgguf in its budget."""
+    """Measure qgguf within its memory budget."""
     from qgguf import Embedder
 
     longest = LONG_TOKENS + 64 if work == "long" else DOCUMENT_TOKENS
@@ -119,38 +123,38 @@ def ours(path: str, texts: dict[str, list[str]], vram: str, work: str) -> dict[s
 
 
 def theirs(path: str, texts: dict[str, list[str]], _vram: str, work: str) -> dict[str, Any]:
-    """Llama.embed with all layers on the GPU, and room for a batch of documents."""
+    """Measure Llama.embed with all layers on the GPU, and a context for a batch of documents."""
     from llama_cpp import LLAMA_POOLING_TYPE_LAST, Llama
 
     model = Llama(
         path, embedding=True, n_gpu_layers=-1, n_ctx=2048, n_batch=2048, n_ubatch=512, flash_attn=True,
         pooling_type=LLAMA_POOLING_TYPE_LAST, verbose=False,
     )  # fmt: skip
-    asked = [INSTRUCTION + text for text in texts[work]] if work == "queries" else texts[work]
-    n_tokens = sum(len(model.tokenize(text.encode(), add_bos=True, special=False)) for text in asked)
+    inputs = [INSTRUCTION + text for text in texts[work]] if work == "queries" else texts[work]
+    n_tokens = sum(len(model.tokenize(text.encode(), add_bos=True, special=False)) for text in inputs)
     model.embed(["warm up"] * 2)
     started = time.perf_counter()
     if work == "queries":
-        for query in asked:
+        for query in inputs:
             model.embed(query, normalize=True)
     else:
-        model.embed(asked, normalize=True)
+        model.embed(inputs, normalize=True)
     return {"seconds": time.perf_counter() - started, "n_tokens": n_tokens, "device": "gpu"}
 
 
 def equality(path: str, texts: dict[str, list[str]], _vram: str, _work: str) -> dict[str, Any]:
-    """The least cosine between the GPU's vectors and the CPU's, and whether both computed at all."""
+    """Return the least cosine between the GPU's and the CPU's vectors of the same texts."""
     import numpy as np
 
     from qgguf import Embedder
 
     some = ["é", "한국어", "😉", *texts["documents"][:6], *texts["queries"][:6]]
-    found = []
+    vectors = []
     for device in ("gpu", "cpu"):
         with Embedder(path, device=device) as model:
             assert model.device == device, f"{model.device} instead of {device}"
-            found.append(model.encode(some))
-    return {"cosine": float(np.sum(found[0] * found[1], axis=1).min())}
+            vectors.append(model.encode(some))
+    return {"cosine": float(np.sum(vectors[0] * vectors[1], axis=1).min())}
 
 
 TASKS: dict[str, Callable[[str, dict[str, list[str]], str, str], dict[str, Any]]] = {
@@ -159,75 +163,79 @@ TASKS: dict[str, Callable[[str, dict[str, list[str]], str, str], dict[str, Any]]
 
 
 def child(request: str) -> None:
-    asked = json.loads(request)
-    texts = json.loads(Path(asked["texts"]).read_text("utf-8"))
-    print("\n" + json.dumps(TASKS[asked["task"]](asked["path"], texts, asked["vram"], asked["work"])))
+    """Run one task in this process, and print its result as one line of JSON."""
+    task = json.loads(request)
+    texts = json.loads(Path(task["texts"]).read_text("utf-8"))
+    print("\n" + json.dumps(TASKS[task["task"]](task["path"], texts, task["vram"], task["work"])))
 
 
-# Memory as the driver counts it
+# Memory, as the driver counts it
 
 
 class Memory:
-    """Watches the driver's figure for one process; where a container hides processes, the card's less what was before.
+    """The driver's memory figures for one process and for the card.
 
-    Reading takes the driver some 50 ms; allocations here are made once and stay, so none is missed.
+    Inside a container the driver may not list processes; then the card's increase counts. The driver takes some 50 ms
+    to answer; qgguf allocates once and holds the memory, so no peak is missed.
     """
 
     def __init__(self) -> None:
-        self.before = self._card()
+        self.card_before = self._card()
 
     @staticmethod
-    def _ask(*what: str) -> list[list[str]]:
-        done = subprocess.run(["nvidia-smi", *what, "--format=csv,noheader,nounits"], capture_output=True, text=True)
+    def _query(*arguments: str) -> list[list[str]]:
+        done = subprocess.run(
+            ["nvidia-smi", *arguments, "--format=csv,noheader,nounits"], capture_output=True, text=True
+        )
         return [[cell.strip() for cell in row.split(",")] for row in done.stdout.splitlines() if row.strip()]
 
     def _card(self) -> int:
-        return sum(int(row[0]) for row in self._ask("--query-gpu=memory.used")) * MIB
+        return sum(int(row[0]) for row in self._query("--query-gpu=memory.used")) * MIB
 
     def _process(self, pid: int) -> int | None:
-        rows = self._ask("--query-compute-apps=pid,used_gpu_memory")
-        found = [int(row[1]) for row in rows if len(row) == 2 and row[0] == str(pid) and row[1].isdigit()]
-        return sum(found) * MIB if found else None
+        rows = self._query("--query-compute-apps=pid,used_gpu_memory")
+        sizes = [int(row[1]) for row in rows if len(row) == 2 and row[0] == str(pid) and row[1].isdigit()]
+        return sum(sizes) * MIB if sizes else None
 
     def watch(self, process: "subprocess.Popen[str]") -> dict[str, int]:
-        """Until the process ends: peak bytes of the process, 0 where it is not listed, and of the card above before."""
+        """Return peak bytes once the process has ended: its own, 0 where it is not listed, and the card's increase."""
         peaks = {"process": 0, "card": 0}
         while process.poll() is None:
             peaks["process"] = max(peaks["process"], self._process(process.pid) or 0)
-            peaks["card"] = max(peaks["card"], self._card() - self.before)
+            peaks["card"] = max(peaks["card"], self._card() - self.card_before)
         return peaks
 
 
 def run(task: str, path: Path, texts: Path, vram: str, work: str) -> dict[str, Any]:
-    """A task in a process of its own: what it found, and peak_bytes by the driver."""
+    """Run a task in its own process; return its result with `peak_bytes` as the driver counts them."""
     request = json.dumps({"task": task, "path": str(path), "texts": str(texts), "vram": vram, "work": work})
     memory = Memory()
     process = subprocess.Popen(
         [sys.executable, __file__, "--child", request], stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )
-    said: list[str] = []
-    reader = threading.Thread(target=lambda: said.append(process.stdout.read() if process.stdout else ""))
+    output: list[str] = []
+    reader = threading.Thread(target=lambda: output.append(process.stdout.read() if process.stdout else ""))
     reader.start()
     peaks = memory.watch(process)
     reader.join()
     if process.returncode:
-        raise SystemExit(f"Error: {task} failed on {work}; what it said is above.")
+        raise SystemExit(f"Error: {task} failed on {work}; see its output above.")
     if not max(peaks.values()):
         raise SystemExit(f"Error: the driver counts no memory for {task} on {work}: it did not run on the GPU.")
-    found: dict[str, Any] = json.loads(said[0].strip().splitlines()[-1])
-    return found | {
+    result: dict[str, Any] = json.loads(output[0].strip().splitlines()[-1])
+    return result | {
         "peak_bytes": peaks["process"] or peaks["card"],
         "counted": "process" if peaks["process"] else "card",
     }
 
 
-# Making ready
+# Preparation
 
 
 def need_gpu() -> Graphics:
-    """The driver and its cards.
+    """Return the driver and its cards.
 
-    raises  SystemExit with one line where there is none
+    raises  SystemExit: there is no NVIDIA GPU
     """
     graphics = read_graphics()
     if not graphics.nvidia_cards:
@@ -239,16 +247,16 @@ def need_gpu() -> Graphics:
 
 
 def need_cuda(graphics: Graphics, install: bool) -> None:
-    """A binding with CUDA, installed where it is not there and that is wanted.
+    """Ensure that the binding has CUDA; install such a build if `install`.
 
-    raises  SystemExit naming the commands
+    raises  SystemExit: there is none; names the commands that install one
     """
     if _has_cuda():
         return
     lines = [
         line
         for line in (
-            # nvcc compiles for this very card; the wheel needs no compiler.
+            # nvcc compiles for this card; the wheel needs no compiler.
             compile_line("CUDA", sys.platform) if graphics.nvcc else None,
             wheel_line("CUDA", sys.platform, graphics.driver_cuda),
             None if graphics.nvcc else compile_line("CUDA", sys.platform),
@@ -257,14 +265,14 @@ def need_cuda(graphics: Graphics, install: bool) -> None:
     ]
     if not install:
         raise SystemExit(
-            "Error: this llama-cpp-python finds no CUDA device. With --install the first of these is run:\n    "
+            "Error: this llama-cpp-python finds no CUDA device. --install runs the first of these:\n    "
             + "\n    ".join(lines)
         )
     print(f"Installing: {lines[0]}", flush=True)
     folder = f"{Path(sys.executable).parent}{os.pathsep}"
     done = subprocess.run(lines[0], shell=True, env=os.environ | {"PATH": folder + os.environ["PATH"]})
     if done.returncode or not _has_cuda():
-        raise SystemExit("Error: the CUDA build did not come about; what pip said is above. Nothing was measured.")
+        raise SystemExit("Error: the CUDA build failed; see pip's output above. Nothing was measured.")
 
 
 def _has_cuda() -> bool:
@@ -276,7 +284,7 @@ def _has_cuda() -> bool:
 
 
 def model_file(folder: Path, shape: str, quant: str, layers: int | None) -> Path:
-    """The random model of a shape, converted; made once where --folder names a place."""
+    """Return the file of a shape with random weights; make it where the folder does not have it."""
     path = folder / f"{shape}-{layers or 'all'}-{quant}.gguf"
     if path.exists():
         return path
@@ -293,6 +301,7 @@ def model_file(folder: Path, shape: str, quant: str, layers: int | None) -> Path
 
 
 def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Figure], dict[str, Any]]:
+    """Run all measurements; return the figures, and the details for the JSON line."""
     model = model_file(folder, options.shape, "Q4_K_M", options.layers)
     same = model_file(folder, "0.6b", "F16", options.layers)
     texts = folder / "texts.json"
@@ -302,10 +311,10 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Figure], di
     for number in range(options.rounds):
         for work in ("documents", "queries"):
             for side in sorted(("ours", "theirs"), reverse=bool(number % 2)):
-                found = run(side, model, texts, options.vram, work)
-                runs.setdefault(f"{side} {work}", []).append(found)
-                print(f"{side:<7}{work:<10}{found['n_tokens'] / found['seconds']:>9.0f} tok/s, "
-                      f"{found['peak_bytes'] / 1e9:.2f} GB ({found['counted']})", flush=True)  # fmt: skip
+                result = run(side, model, texts, options.vram, work)
+                runs.setdefault(f"{side} {work}", []).append(result)
+                print(f"{side:<7}{work:<10}{result['n_tokens'] / result['seconds']:>9.0f} tok/s, "
+                      f"{readable(result['peak_bytes'])} ({result['counted']})", flush=True)  # fmt: skip
     runs["ours long"] = [run("ours", model, texts, options.vram, "long")]
     cosine = run("equality", same, texts, options.vram, "")["cosine"]
 
@@ -314,7 +323,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Figure], di
         return statistics.median(one["seconds"] / other["seconds"] for one, other in pairs)
 
     def peak(work: str) -> float:
-        return max(found["peak_bytes"] for found in runs[f"ours {work}"]) / 1e9
+        return max(result["peak_bytes"] for result in runs[f"ours {work}"]) / 1e9
 
     most = MOST_BYTES / 1e9
     figures = [
@@ -330,14 +339,17 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Figure], di
 
 
 def main() -> None:
+    """Measure and print, or run one task of the measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--vram", default="3GB", help="the budget; the ceiling stays 3.0e9 bytes")
+    parser.add_argument("--vram", default="3GB", help="memory budget; the ceiling stays 3.0e9 bytes")
     parser.add_argument("--shape", choices=("0.6b", "4b", "8b"), default="4b")
-    parser.add_argument("--layers", type=int, help="fewer layers, for a quick look; the figures are then no proof")
+    parser.add_argument("--layers", type=int, help="fewer layers, for a quick try whose figures prove nothing")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where models go; kept for the next run")
-    parser.add_argument("--install", action="store_true", help="install a CUDA build of llama-cpp-python if need be")
-    parser.add_argument("--install-only", action="store_true", help="the same, and stop there")
+    parser.add_argument("--folder", type=Path, help="folder for the models, to use them again in the next run")
+    parser.add_argument(
+        "--install", action="store_true", help="install a CUDA build of llama-cpp-python if there is none"
+    )
+    parser.add_argument("--install-only", action="store_true", help="the same, and measure nothing")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -52,18 +52,19 @@ class Row:
 
     @property
     def deviation(self) -> float:
-        """Relative; what llama.cpp's two decimals hide is not counted."""
+        """The relative deviation, less what llama.cpp's rounding to two decimals may hide."""
         return max(0.0, abs(self.planned - self.reported) - _ROUNDING) / max(self.reported, _ROUNDING)
 
 
 class Log(logging.Handler):
-    """llama.cpp's lines while it is entered."""
+    """The lines that llama.cpp logs while it is entered."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Store a line."""
         self.text += record.getMessage() + "\n"
 
     def __enter__(self) -> "Log":
@@ -76,12 +77,13 @@ class Log(logging.Handler):
         logging.getLogger("qgguf.llama").removeHandler(self)
 
     def number(self, pattern: re.Pattern[str]) -> float:
-        found = pattern.findall(self.text)
-        return float(found[-1]) if found else 0.0
+        """Return the last number that a pattern finds; 0 where it finds none."""
+        numbers = pattern.findall(self.text)
+        return float(numbers[-1]) if numbers else 0.0
 
 
 def load(path: Path, *, repack: bool = True, no_alloc: bool = False) -> tuple[Any, Log]:
-    """The model in llama.cpp, without mmap so that each buffer has the size of what is in it."""
+    """Load a model in llama.cpp; without mmap, so that each buffer has the size of its contents."""
     llama = binding.llama()
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers, parameters.use_extra_bufts, parameters.no_alloc, parameters.load_mode = (
@@ -98,9 +100,9 @@ def load(path: Path, *, repack: bool = True, no_alloc: bool = False) -> tuple[An
 
 
 def check_model(path: Path, name: str, many: bool = True) -> Iterator[Row]:
-    """Every part of a file's memory, planned and reported.
+    """Yield every part of a model's memory, planned and reported.
 
-    many  many settings of contexts, else a few
+    many  for many settings of contexts, else for a few
     """
     header = read_header(path)
     sizes = sizes_of(header, spec_of(header, path))
@@ -120,12 +122,12 @@ def check_model(path: Path, name: str, many: bool = True) -> Iterator[Row]:
 def _weights(sizes: ModelSizes, name: str, repack: bool, log: Log) -> Iterator[Row]:
     settings = replace(next(_settings(sizes, False)), repack=repack)
     parts = {part.name: part.size_bytes for part in parts_of(sizes, settings, repacked=repacked_on(platform.machine()))}
-    found = {place: float(size) for place, size in _WEIGHTS.findall(log.text)}
-    reported = found.pop("CPU_REPACK", 0.0)
-    words = f"repack={'on' if repack else 'off'}"
-    yield Row(name, words, "repacked", parts.get("layers repacked (CPU)", 0) / MIB, reported)
-    kept = sum(parts.get(part, 0) for part in ("token embedding", "layers (CPU)", "output matrix", "output norm"))
-    yield Row(name, words, "weights", kept / MIB, sum(found.values()))
+    buffers = {name: float(size) for name, size in _WEIGHTS.findall(log.text)}
+    reported = buffers.pop("CPU_REPACK", 0.0)
+    label = f"repack={'on' if repack else 'off'}"
+    yield Row(name, label, "repacked", parts.get("layers repacked (CPU)", 0) / MIB, reported)
+    others = sum(parts.get(part, 0) for part in ("token embedding", "layers (CPU)", "output matrix", "output norm"))
+    yield Row(name, label, "weights", others / MIB, sum(buffers.values()))
 
 
 def _settings(sizes: ModelSizes, many: bool) -> Iterator[Settings]:
@@ -142,7 +144,7 @@ def _settings(sizes: ModelSizes, many: bool) -> Iterator[Settings]:
 
 
 def _context(handle: Any, sizes: ModelSizes, name: str, settings: Settings) -> Iterator[Row]:
-    """As native/context.py makes its context."""
+    """Make a context as native/context.py does, and yield its parts."""
     llama = binding.llama()
     parameters = llama.llama_context_default_params()
     parameters.n_ctx = cells_of(sizes, settings) or settings.cells
@@ -158,28 +160,29 @@ def _context(handle: Any, sizes: ModelSizes, name: str, settings: Settings) -> I
         raise SystemExit(f"llama.cpp makes no context for {settings}: {binding.last_complaint()}")
     llama.llama_free(context)
     parts = {part.name: part.size_bytes / MIB for part in parts_of(sizes, settings)}
-    words = f"{settings.cells} cells, {settings.micro_batch} at once, {settings.n_sequences} texts, {settings.kv_type}"
+    label = f"{settings.cells} cells, {settings.micro_batch} at once, {settings.n_sequences} texts, {settings.kv_type}"
     if sizes.causal:
         cache = kv_bytes(sizes, settings.kv_type, cells_of(sizes, settings), sizes.n_layers)
-        yield Row(name, words, "KV cache", cache / MIB, log.number(_KV))
-    # A full micro-batch alone: a load that allocates nothing reports no other.
+        yield Row(name, label, "KV cache", cache / MIB, log.number(_KV))
+    # Only where the full micro-batch is the larger graph: a load that allocates nothing reports no other.
     if settings.micro_batch >= settings.n_sequences:
-        yield Row(name, words, "compute buffer", parts["compute buffer (CPU)"], log.number(_COMPUTE_BUFFER))
-    # For the sequences at first; where llama.cpp pools, it grows with the first batch.
-    yield Row(name, words, "outputs", output_bytes(sizes, settings.n_sequences) / MIB, log.number(_OUTPUTS))
+        yield Row(name, label, "compute buffer", parts["compute buffer (CPU)"], log.number(_COMPUTE_BUFFER))
+    # One row for each sequence; where llama.cpp pools, the buffer grows with the first batch.
+    yield Row(name, label, "outputs", output_bytes(sizes, settings.n_sequences) / MIB, log.number(_OUTPUTS))
 
 
 def main() -> None:
+    """Check the shapes and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--quant", nargs="+", default=["Q4_K_M", "Q8_0"])
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as temporary:
         for shape in given.shape:
             for quant in given.quant:
-                path = make_empty_model((given.folder or Path(made)) / f"empty-{shape}-{quant}.gguf", shape, quant)
+                path = make_empty_model((given.folder or Path(temporary)) / f"empty-{shape}-{quant}.gguf", shape, quant)
                 rows += check_model(path, f"{shape} {quant}")
                 path.unlink()
     print(f"{'model':<17}{'settings':<46}{'part':<15}{'planned':>10}{'reported':>10}{'off by':>9}")

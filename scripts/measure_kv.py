@@ -1,8 +1,8 @@
-"""What a quantised KV cache costs: cosine of each vector with that of a cache in f16, by the length of the text.
+"""Measure what a quantised KV cache costs: cosine to the vectors of a cache in f16, by the length of the text.
 
     python scripts/measure_kv.py MODEL [--tokens 16 64 256 1024 4096] [--texts N]
 
-A table, then a line of JSON. Encoders have no KV cache and nothing to lose.
+Prints a table and one line of JSON. Encoders have no KV cache.
 """
 
 import argparse
@@ -21,18 +21,19 @@ from qgguf.memory.planner import KV_TYPES
 
 
 def texts_of(model: Embedder, n_tokens: int, n_texts: int) -> list[str]:
-    """Different texts of documents, cut by the model's token limit to n_tokens."""
+    """Return different texts of at least so many tokens; the model's token limit cuts them to equal length."""
     documents = sample_texts.documents()
-    found = []
+    texts = []
     for _ in range(n_texts):
         text = next(documents)
         while int(model.count_tokens(text)[0]) < n_tokens:
             text += " " + next(documents)
-        found.append(text)
-    return found
+        texts.append(text)
+    return texts
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--tokens", type=int, nargs="+", default=[16, 64, 256, 1024, 4096])

@@ -1,4 +1,4 @@
-"""scripts/bench_gpu.py as far as it goes without a GPU: what it refuses, and what counts as missed."""
+"""scripts/bench_gpu.py without a GPU: what it refuses, and when a figure misses its limit."""
 
 import subprocess
 import sys
@@ -17,14 +17,14 @@ SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "bench_gpu.py"
 @pytest.mark.skipif(bool(read_graphics().nvidia_cards), reason="there is an NVIDIA GPU")
 @pytest.mark.parametrize("options", [[], ["--install"], ["--install-only"], ["--vram", "3GB", "--rounds", "1"]])
 def test_without_a_gpu_nothing_is_measured(options: list[str]):
-    """One line and exit 1, never a table without figures; and nothing is installed."""
+    """One line and exit code 1; nothing is installed."""
     done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: nvidia-smi shows no NVIDIA GPU") and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("options", [["--shape", "1b"], ["--rounds", "0"], ["--vram"]])
-def test_wrong_usage(options: list[str]):
+def test_invalid_option_is_wrong_usage(options: list[str]):
     """Exit code 2."""
     assert subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True).returncode == 2
 
@@ -40,19 +40,19 @@ def test_wrong_usage(options: list[str]):
         (float("nan"), 3.0, False, False),
     ],
 )
-def test_a_missed_figure_is_seen(value: float, needed: float, at_least: bool, holds: bool):
-    """Floors include their number, ceilings do not; no number is neither."""
+def test_missed_figure_is_marked(value: float, needed: float, at_least: bool, holds: bool):
+    """A floor includes its number, a ceiling does not, and NaN misses both."""
     figure = Figure("é", value, needed, at_least, "GB")
     assert figure.holds == holds and ("MISSED" in figure.line()) != holds
 
 
 @given(st.integers(3, 600), st.integers(0, 50))
-def test_texts_are_as_long_as_said(n_tokens: int, seed: int):
-    """The longest text of that seed within the limit, whatever a token is."""
+def test_text_fills_the_token_limit(n_tokens: int, seed: int):
+    """The longest text of a seed that fits the limit, with any tokenizer."""
 
     def count(text: str) -> int:
         return 2 + len(text) // 5
 
-    found = text_with(n_tokens, seed, count)
-    assert count(found) <= n_tokens or " " not in found
-    assert n_tokens - count(found) < 4
+    longest = text_with(n_tokens, seed, count)
+    assert count(longest) <= n_tokens or " " not in longest
+    assert n_tokens - count(longest) < 4

@@ -1,4 +1,4 @@
-"""`qgguf plan` as a user runs it: of a file here, and of one on the hub of which only the header is asked."""
+"""`qgguf plan` as a user runs it, for a local file and for one on the hub, of which only the header is read."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ FOUR_B = "Qwen3 Embedding 4B, Q4_K_M, 36 layers"
 
 @pytest.fixture(scope="module")
 def model_4b(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The 4B's tensor table over a hole of 2.5 GB."""
+    """A sparse file of 2.5 GB with the tensor table of the 4B model."""
     return make_empty_model(tmp_path_factory.mktemp("4b") / "한 4b.gguf", "4b")
 
 
@@ -33,8 +33,8 @@ def hub(small: Path) -> Iterator[Hub]:
         yield running
 
 
-def test_the_4b_in_3_gb(model_4b: Path, tmp_path: Path):
-    """Where each part goes, a bar of the budget, the settings, and what less or more would bring."""
+def test_4b_in_3_gb(model_4b: Path, tmp_path: Path):
+    """Shows every part, a bar of the budget, the settings, and the next plans for less and for more memory."""
     done = qgguf("plan", str(model_4b), "--vram", "3GB", home=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
     shown = done.stdout.decode()
@@ -50,8 +50,8 @@ def test_the_4b_in_3_gb(model_4b: Path, tmp_path: Path):
     assert lines[-2].startswith("with 2.")
 
 
-def test_json_for_programs(model_4b: Path, tmp_path: Path):
-    """At least what the settings are and where each byte goes; the parts are the sums."""
+def test_json_holds_settings_and_parts(model_4b: Path, tmp_path: Path):
+    """The parts add up to the totals."""
     done = qgguf("plan", str(model_4b), "--vram", "3e9", "--max-tokens", "32768", "--json", home=tmp_path)
     answer = json.loads(done.stdout)
     assert 19 <= answer["gpu_layers"] <= 21 and answer["n_layers"] == 36
@@ -63,15 +63,15 @@ def test_json_for_programs(model_4b: Path, tmp_path: Path):
     assert answer["costs"]
 
 
-def test_without_a_budget_it_is_the_cpu(model_4b: Path, tmp_path: Path):
-    """No GPU is asked for, so none is used; the line below says what one would need."""
+def test_without_budget_the_plan_is_for_the_cpu(model_4b: Path, tmp_path: Path):
+    """The last line shows what a GPU would need."""
     shown = qgguf("plan", str(model_4b), home=tmp_path).stdout.decode()
     assert "layers on the GPU   0 of 36" in shown and "GPU:" not in shown
     assert shown.splitlines()[-1].startswith("with 2.51GB: all 36 layers on a GPU")
 
 
-def test_an_encoder(tmp_path: Path, minilm_q8: Path):
-    """The real MiniLM: no cache to choose, its own limit of 256 tokens."""
+def test_encoder_has_one_kv_type(tmp_path: Path, minilm_q8: Path):
+    """The real MiniLM has no KV cache, and a limit of 256 tokens."""
     answer = json.loads(qgguf("plan", str(minilm_q8), "--vram", "1GB", "--json", home=tmp_path).stdout)
     assert (answer["gpu_layers"], answer["max_tokens"], answer["kv_type"]) == (6, 256, "f16")
     assert answer["larger"] is None
@@ -90,8 +90,8 @@ def test_estimated_compute_buffer_is_reported(small: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("words", [["--vram", "200MB"], ["--ram", "100MB"], ["--vram", "3GB", "--ram", "10MB"]])
-def test_nothing_fits_is_one_line(model_4b: Path, words: list[str], tmp_path: Path):
-    """Exit 1, with what is needed."""
+def test_budget_too_small_is_one_line(model_4b: Path, words: list[str], tmp_path: Path):
+    """Exit code 1."""
     done = qgguf("plan", str(model_4b), *words, home=tmp_path)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.startswith(b"Error: Nothing fits in ") and len(done.stderr.splitlines()) == 1
@@ -100,20 +100,20 @@ def test_nothing_fits_is_one_line(model_4b: Path, words: list[str], tmp_path: Pa
 @pytest.mark.parametrize(
     "words", [["--vram", "3 gigs"], ["--ram", "much"], ["--vram", "3"], ["--max-tokens", "3"], ["--max-tokens", "all"]]
 )
-def test_wrong_words_are_wrong_usage(model_4b: Path, words: list[str], tmp_path: Path):
-    """Exit 2, and the option is named."""
+def test_invalid_option_is_wrong_usage(model_4b: Path, words: list[str], tmp_path: Path):
+    """Exit code 2, and the error names the option."""
     done = qgguf("plan", str(model_4b), *words, home=tmp_path)
     assert done.returncode == 2 and words[0].encode() in done.stderr and b"Traceback" not in done.stderr
 
 
-def test_more_tokens_than_the_model_has(model_4b: Path, tmp_path: Path):
-    """Exit 1, both numbers."""
+def test_token_limit_above_the_model_is_refused(model_4b: Path, tmp_path: Path):
+    """Exit code 1, with both numbers."""
     done = qgguf("plan", str(model_4b), "--max-tokens", "50000", home=tmp_path)
     assert done.returncode == 1 and b"max_tokens=50,000" in done.stderr and b"40,960" in done.stderr
 
 
-def test_a_file_that_pools_nothing(tmp_path: Path):
-    """A text generator is told as such."""
+def test_file_without_pooling_is_refused(tmp_path: Path):
+    """A text generator is no embedding model."""
     raw = make_empty_model(tmp_path / "x.gguf", "minilm", layers=1, vocab_size=100).read_bytes()
     (tmp_path / "x.gguf").write_bytes(raw.replace(b"bert.pooling_type", b"bert.pooling_tyqe"))
     done = qgguf("plan", "x.gguf", home=tmp_path)
@@ -123,59 +123,59 @@ def test_a_file_that_pools_nothing(tmp_path: Path):
 # On the hub
 
 
-def test_a_model_of_the_hub_is_not_downloaded(tmp_path: Path, hub: Hub, small: Path):
-    """The same plan as of the file here; the header's bytes are sent once, its weights never, and nothing is kept."""
+def test_model_on_the_hub_is_not_downloaded(tmp_path: Path, hub: Hub, small: Path):
+    """The plan equals that of the local file; only the header is sent, once, and nothing is stored."""
     words = ("--vram", "1GB", "--json")
     there = qgguf("plan", "me/Small-GGUF:Q4_K_M", *words, home=tmp_path, HF_ENDPOINT=hub.url)
     assert (there.returncode, there.stderr) == (0, b"")
     here = qgguf("plan", str(small), *words, home=tmp_path)
     assert json.loads(there.stdout) == json.loads(here.stdout) | {"model": "me/Small-GGUF:Q4_K_M"}
     header_bytes = read_header(small).data_offset
-    # Read in doubling pieces: never twice as much as there is of it, and a first megabyte.
+    # Read in pieces of doubling size: a first megabyte, and less than twice the header in total.
     assert header_bytes <= hub.sent_bytes <= 2 * header_bytes + (1 << 20) < small.stat().st_size
     asked = [tuple(map(int, words.removeprefix("bytes=").split("-"))) for words in hub.ranges]
     assert all(first == last + 1 for (first, _), (_, last) in zip(asked[1:], asked, strict=False))
     assert not list(tmp_path.rglob("*.gguf")) and not list(tmp_path.rglob("refs"))
 
 
-def test_a_catalogue_name_is_planned_from_the_hub(tmp_path: Path, hub: Hub, small: Path):
-    """The pinned revision is asked for, without a size that the catalogue does not know."""
+def test_catalogue_name_uses_the_pinned_revision(tmp_path: Path, hub: Hub, small: Path):
+    """Also where the catalogue does not know the size of the file."""
     published = CATALOGUE["qwen3-embedding-4b"]
     file = published.files["Q4_K_M"]
     assert file.size_bytes is None
     hub.repos[published.repo] = Repo({file.name: small.read_bytes()}, commit=published.revision)
     done = qgguf("plan", "qwen3-embedding-4b", home=tmp_path, HF_ENDPOINT=hub.url)
-    assert done.returncode == 0 and b"to fetch" in done.stdout.splitlines()[0]
+    assert done.returncode == 0 and b"to download" in done.stdout.splitlines()[0]
     assert hub.requests and set(hub.requests) == {f"GET /{published.repo}/resolve/{published.revision}/{file.name}"}
 
 
-def test_a_server_without_ranges_is_read_no_further_than_needed(tmp_path: Path, hub: Hub, small: Path):
-    """It sends the file from its first byte; we hang up."""
+def test_download_without_ranges_stops_after_the_header(tmp_path: Path, hub: Hub, small: Path):
+    """A server that ignores ranges sends the whole file; the connection is closed early."""
     hub.ignores_range = True
     done = qgguf("plan", "me/Small-GGUF:Q4_K_M", home=tmp_path, HF_ENDPOINT=hub.url)
     assert done.returncode == 0, done.stderr
     assert set(hub.ranges) != {""} and hub.sent_bytes < small.stat().st_size
 
 
-def test_a_model_that_was_fetched_asks_nobody(tmp_path: Path, hub: Hub):
-    """The cache is enough."""
+def test_cached_model_needs_no_request(tmp_path: Path, hub: Hub):
+    """After `qgguf pull` the plan reads the cache."""
     assert qgguf("pull", "me/Small-GGUF:Q4_K_M", home=tmp_path, HF_ENDPOINT=hub.url).returncode == 0
     hub.forget()
     done = qgguf("plan", "me/Small-GGUF:Q4_K_M", home=tmp_path, HF_ENDPOINT=hub.url)
-    assert done.returncode == 0 and b"to fetch" not in done.stdout and hub.requests == []
+    assert done.returncode == 0 and b"to download" not in done.stdout and hub.requests == []
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("me/Small-GGUF:Q8_0", b"no Q8_0"),
-        ("me/Nothing-GGUF:Q8_0", b"is not there"),
+        ("me/Nothing-GGUF:Q8_0", b"does not exist"),
         ("me/Broken-GGUF", b"is not a GGUF file"),
         ("me/Cut-GGUF", b"is cut short"),
     ],
 )
-def test_a_wrong_name_or_file_is_one_line(name: str, words: bytes, tmp_path: Path, hub: Hub, small: Path):
-    """Exit 1 and what to do, as elsewhere."""
+def test_wrong_name_or_file_is_one_line(name: str, words: bytes, tmp_path: Path, hub: Hub, small: Path):
+    """Exit code 1."""
     hub.repos["me/Broken-GGUF"] = Repo({"x.gguf": b"<html>" * 1000})
     hub.repos["me/Cut-GGUF"] = Repo({"x.gguf": small.read_bytes()[:2000]})
     done = qgguf("plan", name, home=tmp_path, HF_ENDPOINT=hub.url)
@@ -183,20 +183,20 @@ def test_a_wrong_name_or_file_is_one_line(name: str, words: bytes, tmp_path: Pat
     assert done.returncode == 1 and words in shown and len(done.stderr.splitlines()) == 1
 
 
-def test_a_connection_that_breaks_is_one_line(tmp_path: Path, hub: Hub):
-    """Half a header is no header."""
+def test_broken_connection_is_one_line(tmp_path: Path, hub: Hub):
+    """Exit code 1 where only half of the header arrives."""
     hub.cut_after_bytes = [30_000]
     done = qgguf("plan", "me/Small-GGUF:Q4_K_M", home=tmp_path, HF_ENDPOINT=hub.url)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and b"Traceback" not in done.stderr
 
 
-def test_offline_nothing_is_asked(tmp_path: Path, hub: Hub):
-    """HF_HUB_OFFLINE holds for a header too."""
+def test_offline_sends_no_request(tmp_path: Path, hub: Hub):
+    """HF_HUB_OFFLINE applies to headers too."""
     done = qgguf("plan", "me/Small-GGUF:Q4_K_M", home=tmp_path, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
     assert done.returncode == 1 and b"HF_HUB_OFFLINE" in done.stderr and hub.requests == []
 
 
-def test_help_says_that_no_gpu_is_needed(tmp_path: Path):
-    """And that its figures have not been measured on one."""
+def test_help_states_that_no_gpu_is_needed(tmp_path: Path):
+    """And that figures for a GPU have not been measured."""
     shown = b" ".join(qgguf("plan", "--help", home=tmp_path).stdout.split())
     assert b"No GPU is needed" in shown and b"have not been measured on a GPU yet" in shown

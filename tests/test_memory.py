@@ -1,6 +1,5 @@
-"""What is needed and what fits: the rules of a plan, and every figure against llama.cpp's own report."""
+"""The memory planner: its rules, and its figures against those that llama.cpp reports."""
 
-import doctest
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qgguf.errors import BudgetError, ModelFileError, OptionError
-from qgguf.memory import planner as memory
 from qgguf.memory.planner import ModelSizes, Plan, PlanRequest, larger_plan, parts_of, plan, smaller_plan
 from qgguf.model.from_gguf import read_header, sizes_of, spec_of
 from qgguf.units import in_gigabytes, parse_bytes
@@ -34,24 +32,19 @@ def sizes_4b(tmp_path_factory: pytest.TempPathFactory) -> ModelSizes:
     return sizes_of_shape(tmp_path_factory.mktemp("4b"), "4b")
 
 
-def by_name(found: Plan) -> dict[str, int]:
-    return {part.name: part.size_bytes for part in found.parts}
+def by_name(best: Plan) -> dict[str, int]:
+    return {part.name: part.size_bytes for part in best.parts}
 
 
-def is_within(found: Plan, vram: int | None, ram: int | None) -> bool:
-    return (vram is None or found.vram_bytes <= vram) and (ram is None or found.required_ram_bytes <= ram)
-
-
-def test_examples_of_the_docstrings():
-    """The hand-worked example is right."""
-    assert doctest.testmod(memory).failed == 0
+def is_within(best: Plan, vram: int | None, ram: int | None) -> bool:
+    return (vram is None or best.vram_bytes <= vram) and (ram is None or best.required_ram_bytes <= ram)
 
 
 # Against llama.cpp
 
 
 def test_planned_bytes_are_those_llama_cpp_reports(tmp_path: Path):
-    """Weights, repacked copy, cache by type, compute buffer, outputs: small shapes of both kinds, within 5 %."""
+    """Weights, repacked copy, KV cache of each type, compute buffer, outputs: a decoder and an encoder, within 5 %."""
     decoder = make_empty_model(
         tmp_path / "decoder.gguf", "0.6b", layers=3, vocab_size=4000, hidden_size=512, num_attention_heads=8
     )
@@ -65,7 +58,7 @@ def test_planned_bytes_are_those_llama_cpp_reports(tmp_path: Path):
 @pytest.mark.parametrize("quant", ["Q4_K_M", "Q8_0"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_planned_bytes_of_the_real_shapes(shape: str, quant: str, tmp_path: Path):
-    """The same for every shape that we name, at all its settings."""
+    """The same for each published shape, at many settings."""
     path = make_empty_model(tmp_path / "model.gguf", shape, quant)
     assert [row for row in check_model(path, shape) if row.deviation > TOLERANCE] == []
 
@@ -127,64 +120,64 @@ def test_estimated_compute_buffer_is_enough(
     assert rows and all(row.reported <= row.planned <= 1.33 * row.reported for row in rows), rows
 
 
-# What the issue asks for
+# Plans of published shapes
 
 
-def test_the_4b_in_3_gb(sizes_4b: ModelSizes):
-    """All 36 layers at 4096 tokens or more, the driver's share included."""
-    found = plan(sizes_4b, PlanRequest(vram=GPU_BUDGET))
-    assert (found.n_gpu_layers, found.n_layers) == (36, 36)
-    assert found.settings.max_tokens >= 4096 and found.vram_bytes <= GPU_BUDGET
-    # The output matrix is on no GPU: it is the token embedding, and that stays on the host.
-    assert {part.memory for part in found.parts if part.name == "token embedding"} == {"CPU"}
-    assert "driver" in by_name(found) and "output matrix (tied)" not in by_name(found)
+def test_4b_fits_3_gb(sizes_4b: ModelSizes):
+    """All 36 layers at 4096 tokens or more, with 200 MiB for the driver."""
+    best = plan(sizes_4b, PlanRequest(vram=GPU_BUDGET))
+    assert (best.n_gpu_layers, best.n_layers) == (36, 36)
+    assert best.settings.max_tokens >= 4096 and best.vram_bytes <= GPU_BUDGET
+    # The output matrix is the token embedding, which stays on the host.
+    assert {part.memory for part in best.parts if part.name == "token embedding"} == {"CPU"}
+    assert by_name(best)["driver"] == 209_715_200 and "output matrix (tied)" not in by_name(best)
 
 
-def test_the_4b_at_4096_tokens_in_3_gb(sizes_4b: ModelSizes):
-    """The cache in 8 bits suffices."""
-    found = plan(sizes_4b, PlanRequest(vram=GPU_BUDGET, max_tokens=4096))
-    assert found.n_gpu_layers == 36 and found.settings.kv_type == "q8_0" and found.settings.max_tokens == 4096
-    assert by_name(found)["layers (GPU)"] / MIB == pytest.approx(2071.62, abs=0.01)
-    assert by_name(found)["KV cache (GPU)"] == 36 * 2 * 1024 * 4352 * 34 // 32
+def test_4b_at_4096_tokens_fits_3_gb(sizes_4b: ModelSizes):
+    """A KV cache in 8 bits is enough."""
+    best = plan(sizes_4b, PlanRequest(vram=GPU_BUDGET, max_tokens=4096))
+    assert best.n_gpu_layers == 36 and best.settings.kv_type == "q8_0" and best.settings.max_tokens == 4096
+    assert by_name(best)["layers (GPU)"] / MIB == pytest.approx(2071.62, abs=0.01)
+    assert by_name(best)["KV cache (GPU)"] == 36 * 2 * 1024 * 4352 * 34 // 32
 
 
-def test_the_4b_at_32768_tokens_in_3_gb(sizes_4b: ModelSizes):
-    """More than half of the layers, the cache in 8 bits; in 4 bits where the user says so. What that costs is said."""
-    found = plan(sizes_4b, PlanRequest(vram=GPU_BUDGET, max_tokens=32768))
-    assert 19 <= found.n_gpu_layers <= 21 and found.settings.kv_type == "q8_0"
+def test_4b_at_32768_tokens_partly_fits_3_gb(sizes_4b: ModelSizes):
+    """More than half of the layers, the KV cache in 8 bits, or in 4 bits on request; the costs name it."""
+    best = plan(sizes_4b, PlanRequest(vram=GPU_BUDGET, max_tokens=32768))
+    assert 19 <= best.n_gpu_layers <= 21 and best.settings.kv_type == "q8_0"
     in_four = plan(sizes_4b, PlanRequest(vram=GPU_BUDGET, max_tokens=32768, kv_type="q4_0"))
     assert 25 <= in_four.n_gpu_layers <= 28 and in_four.settings.kv_type == "q4_0"
-    assert found.settings.cells == 32768 and found.settings.micro_batch <= 512 and found.vram_bytes <= GPU_BUDGET
-    assert any("layers run on the CPU" in cost for cost in found.costs)
-    larger = larger_plan(sizes_4b, PlanRequest(max_tokens=32768), found)
+    assert best.settings.cells == 32768 and best.settings.micro_batch <= 512 and best.vram_bytes <= GPU_BUDGET
+    assert any("layers run on the CPU" in cost for cost in best.costs)
+    larger = larger_plan(sizes_4b, PlanRequest(max_tokens=32768), best)
     assert larger is not None and larger.n_gpu_layers == 36 and larger.vram_bytes > GPU_BUDGET
 
 
-def test_an_encoder_is_planned_too(tmp_path: Path):
-    """No KV cache, texts in one pass, one KV type."""
+def test_encoder_needs_no_kv_cache(tmp_path: Path):
+    """Texts are computed in one piece, and there is one KV type."""
     sizes = sizes_of_shape(tmp_path, "bge-large", "F16")
-    found = plan(sizes, PlanRequest(vram=2_000_000_000))
-    assert found.n_gpu_layers == 24 and found.settings.max_tokens == 512
-    assert found.settings.micro_batch == found.settings.cells == 512
-    assert not [part for part in found.parts if part.name.startswith("KV")]
+    best = plan(sizes, PlanRequest(vram=2_000_000_000))
+    assert best.n_gpu_layers == 24 and best.settings.max_tokens == 512
+    assert best.settings.micro_batch == best.settings.cells == 512
+    assert not [part for part in best.parts if part.name.startswith("KV")]
     with pytest.raises(OptionError, match="can have f16"):
         plan(sizes, PlanRequest(kv_type="q8_0"))
 
 
-def test_weights_without_a_gpu(sizes_4b: ModelSizes):
-    """Every byte of the file's weights is on the host once: as pages of the file, or in the CPU's own layout."""
+def test_weights_are_counted_once_without_a_gpu(sizes_4b: ModelSizes):
+    """Each byte of the weights is in the host's memory once: in pages of the file, or in the CPU's own layout."""
     weights = sum(sum(layer.values()) for layer in sizes_4b.layers) + sizes_4b.input_bytes + sizes_4b.output_norm_bytes
     for ram, repack in ((None, True), (1_500_000_000, False)):
-        found = plan(sizes_4b, PlanRequest(ram=ram))
+        best = plan(sizes_4b, PlanRequest(ram=ram))
         names = ("token embedding", "layers (CPU)", "layers repacked (CPU)", "output norm")
-        assert sum(by_name(found).get(name, 0) for name in names) == weights
-        assert found.settings.repack is repack is found.fits_ram
-        assert ("layers repacked (CPU)" in by_name(found)) is repack
-        assert found.vram_bytes == 0
+        assert sum(by_name(best).get(name, 0) for name in names) == weights
+        assert best.settings.repack is repack is best.fits_ram
+        assert ("layers repacked (CPU)" in by_name(best)) is repack
+        assert best.vram_bytes == 0
 
 
-def test_what_is_given_up_in_which_order(sizes_4b: ModelSizes):
-    """Cache in 8 bits, micro-batch, token limit, cache in 4 bits, layers: as the budget shrinks, each only later."""
+def test_concessions_are_made_in_order(sizes_4b: ModelSizes):
+    """As the budget shrinks: KV cache in 8 bits, micro-batch, token limit, KV cache in 4 bits, layers."""
     seen = []
     for vram in range(4_500_000_000, 1_500_000_000, -10_000_000):
         chosen = plan(sizes_4b, PlanRequest(vram=vram)).settings
@@ -195,7 +188,7 @@ def test_what_is_given_up_in_which_order(sizes_4b: ModelSizes):
     in_eight = [limit for limit, _, kv_type in whole if kv_type != "q4_0"]
     assert in_eight == sorted(in_eight, reverse=True) and in_eight[-1] == 2048
     assert [kv_type for _, _, kv_type in whole[len(in_eight) :]] == ["q4_0"] * (len(whole) - len(in_eight)) != []
-    # For fewer layers than all no text is cut.
+    # No text is cut for one layer more.
     assert {item[1] for item in firsts if item[0] < 36} == {8192}
 
 
@@ -249,42 +242,42 @@ def models(draw: st.DrawFn) -> ModelSizes:
 budgets = st.integers(10**6, 2 * 10**10)
 
 
-def plan_or_none(sizes: ModelSizes, **wanted: int | None) -> Plan | None:
+def plan_or_none(sizes: ModelSizes, **request: int | None) -> Plan | None:
     try:
-        return plan(sizes, PlanRequest(**wanted))  # type: ignore[arg-type]
+        return plan(sizes, PlanRequest(**request))  # type: ignore[arg-type]
     except BudgetError:
         return None
 
 
 @settings(max_examples=40)
 @given(models(), st.none() | budgets, st.none() | budgets)
-def test_a_plan_holds_its_budgets(sizes: ModelSizes, vram: int | None, ram: int | None):
-    """Within both budgets, or an error; settings that llama.cpp takes; no part named twice."""
-    found = plan_or_none(sizes, vram=vram, ram=ram)
-    if found is None:
+def test_plan_holds_its_budgets(sizes: ModelSizes, vram: int | None, ram: int | None):
+    """Within both budgets, or an error; settings that llama.cpp accepts; unique names of parts."""
+    best = plan_or_none(sizes, vram=vram, ram=ram)
+    if best is None:
         return
-    chosen = found.settings
-    assert is_within(found, vram, ram)
-    assert (found.n_gpu_layers > 0) == (vram is not None) and found.n_gpu_layers <= sizes.n_layers
+    chosen = best.settings
+    assert is_within(best, vram, ram)
+    assert (best.n_gpu_layers > 0) == (vram is not None) and best.n_gpu_layers <= sizes.n_layers
     assert chosen.max_tokens <= chosen.cells and chosen.micro_batch <= chosen.cells
     # More sequences than outputs would abort the process.
     assert sizes.last_rows or (chosen.n_sequences <= chosen.cells == chosen.micro_batch)
-    assert len(by_name(found)) == len(found.parts) and min(part.size_bytes for part in found.parts) > 0
-    assert parts_of(sizes, chosen) == found.parts
+    assert len(by_name(best)) == len(best.parts) and min(part.size_bytes for part in best.parts) > 0
+    assert parts_of(sizes, chosen) == best.parts
 
 
 @settings(max_examples=40)
 @given(models(), budgets, budgets)
-def test_a_larger_budget_never_offloads_less(sizes: ModelSizes, one: int, other: int):
-    """More of the GPU's memory, at least as many layers on it; what fits in less fits in more."""
+def test_larger_budget_never_offloads_less(sizes: ModelSizes, one: int, other: int):
+    """More GPU memory never means fewer layers on the GPU; what fits a budget fits a larger one."""
     less, more = plan_or_none(sizes, vram=min(one, other)), plan_or_none(sizes, vram=max(one, other))
     assert less is None or (more is not None and more.n_gpu_layers >= less.n_gpu_layers)
 
 
 @settings(max_examples=40)
 @given(models(), st.integers(4, 65536), st.integers(4, 65536), st.sampled_from([0, 1, 1000]))
-def test_more_context_never_needs_less(sizes: ModelSizes, one: int, other: int, n_gpu: int):
-    """With everything else alike, longer texts take at least as much."""
+def test_longer_texts_never_need_less(sizes: ModelSizes, one: int, other: int, n_gpu: int):
+    """With all other settings equal, longer texts need at least as much memory."""
     chosen = plan(sizes, PlanRequest(max_tokens=256)).settings
     chosen = replace(chosen, n_gpu_layers=min(n_gpu, sizes.n_layers))
 
@@ -301,23 +294,23 @@ def test_more_context_never_needs_less(sizes: ModelSizes, one: int, other: int, 
 
 @settings(max_examples=30)
 @given(models(), budgets)
-def test_the_next_plans_are_the_next(sizes: ModelSizes, vram: int):
-    """The smaller one needs less; the larger one more than the budget had, or nothing better exists."""
-    found = plan_or_none(sizes, vram=vram)
-    if found is None:
+def test_larger_and_smaller_plans_differ_from_the_plan(sizes: ModelSizes, vram: int):
+    """The smaller plan needs less; the larger one needs more than the budget, or there is none."""
+    best = plan_or_none(sizes, vram=vram)
+    if best is None:
         return
-    smaller, larger = smaller_plan(sizes, PlanRequest(), found), larger_plan(sizes, PlanRequest(), found)
-    assert smaller is None or smaller.vram_bytes < found.vram_bytes
+    smaller, larger = smaller_plan(sizes, PlanRequest(), best), larger_plan(sizes, PlanRequest(), best)
+    assert smaller is None or smaller.vram_bytes < best.vram_bytes
     assert larger is None or (larger.vram_bytes > vram and larger.n_gpu_layers == sizes.n_layers)
-    if found.n_gpu_layers < sizes.n_layers:
+    if best.n_gpu_layers < sizes.n_layers:
         assert larger is not None
 
 
 # Errors
 
 
-def test_too_small_a_budget_says_both_numbers(sizes_4b: ModelSizes):
-    """What is needed at the least, and what was given."""
+def test_error_names_budget_and_need(sizes_4b: ModelSizes):
+    """The least that is needed, and what was given."""
     with pytest.raises(BudgetError, match=r"Nothing fits in 200MB of GPU memory: 1 of 36 layers .* needs 3\d\dMB"):
         plan(sizes_4b, PlanRequest(vram=200_000_000))
     with pytest.raises(BudgetError, match=r"Nothing fits in 100MB of the host's memory: .* needs \d\d\dMB"):
@@ -327,14 +320,14 @@ def test_too_small_a_budget_says_both_numbers(sizes_4b: ModelSizes):
 
 
 @pytest.mark.parametrize("limit", [3, 0, 40961])
-def test_a_token_limit_outside_the_model(sizes_4b: ModelSizes, limit: int):
-    """Both numbers are named."""
+def test_token_limit_outside_the_model_is_refused(sizes_4b: ModelSizes, limit: int):
+    """The error names the model's limit."""
     with pytest.raises(OptionError, match="40,960"):
         plan(sizes_4b, PlanRequest(max_tokens=limit))
 
 
-def test_a_model_without_layers_is_refused(tmp_path: Path):
-    """A header that counts more layers than it has weights for."""
+def test_layers_without_weights_are_refused(tmp_path: Path):
+    """The header counts more layers than it has tensors for."""
     path = make_empty_model(tmp_path / "model.gguf", "minilm", layers=2, vocab_size=100)
     header = read_header(path)
     spec = replace(spec_of(header, path), n_layers=3)
@@ -342,7 +335,7 @@ def test_a_model_without_layers_is_refused(tmp_path: Path):
         sizes_of(header, spec)
 
 
-# Bytes as people write them
+# Sizes as people write them
 
 
 @pytest.mark.parametrize(
@@ -361,28 +354,28 @@ def test_a_model_without_layers_is_refused(tmp_path: Path):
         ("512MiB", 512 << 20),
     ],
 )
-def test_budgets_are_read(text: str, size: int):
-    """Powers of 1000 and of 1024, with a point, as a power of ten, in any case."""
+def test_sizes_are_parsed(text: str, size: int):
+    """Units of 1000 and of 1024, a decimal point, an exponent, any case."""
     assert parse_bytes(text) == size
 
 
 @pytest.mark.parametrize(
     "text", ["3 gigs", "3G", "GB", "", "-3GB", "3GBB", "three GB", "3,5GB", "٣GB", "nan", "inf", "3GB😉"]
 )
-def test_what_is_no_budget_is_refused(text: str):
-    """The message shows how to write it."""
+def test_invalid_size_is_refused(text: str):
+    """The error shows how to write one."""
     with pytest.raises(OptionError, match="Write 3GB"):
         parse_bytes(text)
 
 
 @pytest.mark.parametrize("text", ["3", "0GB", "999kB"])
-def test_a_forgotten_unit_is_refused(text: str):
-    """Three bytes hold no model."""
+def test_size_without_unit_is_refused(text: str):
+    """Three bytes cannot be meant."""
     with pytest.raises(OptionError, match="less than a megabyte"):
         parse_bytes(text)
 
 
 @given(st.integers(10**6, 10**13))
-def test_a_shown_size_is_a_budget_that_holds_it(size: int):
-    """ "with 3.4GB" can be typed in as it stands."""
+def test_printed_size_can_be_used_as_budget(size: int):
+    """What `in_gigabytes` prints, `parse_bytes` reads as at least as many bytes."""
     assert size <= parse_bytes(in_gigabytes(size)) <= size * 1.01 + 10**6

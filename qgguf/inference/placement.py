@@ -1,4 +1,4 @@
-"""Where a model runs here, and with which settings: a plan for this machine's devices and memory."""
+"""Choose the device that a model runs on, and a plan for the memory of this machine."""
 
 import logging
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from qgguf.units import in_gigabytes
 log = logging.getLogger("qgguf")
 
 LEFT_FREE = 0.05
-"""Share of a GPU's memory that is left to others where nobody named a budget."""
+"""Share of a GPU's memory that is left to other programs where the user names no budget."""
 
 _NO_LIMIT = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What there is.
+    """The devices and the memory of this machine.
 
     devices   `list_devices()`
     backends  `list_backends()`
     host      `host_memory()`
-    repacked  types that are to have a second layout on this CPU
+    repacked  types that get a second layout on this CPU
     """
 
     devices: Sequence[Device]
@@ -36,11 +36,11 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A device and what runs on it.
+    """A device, and the plan of the model that runs on it.
 
-    device  where the layers go; the rest of them, if any, to the CPU
+    device  gets the layers on the GPU, if it is one; the CPU computes the others
     plan    settings and bytes
-    why     the device's choice in words
+    why     the reason for the device, as the log shows it
     """
 
     device: Device
@@ -52,9 +52,9 @@ def place(sizes: ModelSizes, device: str, request: PlanRequest, resources: Resou
     """Choose the device and settings for a model, and log them in one line.
 
     device   "auto", "cpu", "gpu" or "cuda"
-    request  without `vram`: what is free on the GPU; without `ram`: what the machine or its container has;
-             `repacked` is taken from the resources
-    raises  OptionError, DeviceError: as `choose_device`; BudgetError: nothing fits, both numbers named
+    request  None as `vram` means what is free on the GPU, None as `ram` what the machine or its container has;
+             `repacked` comes from the resources
+    raises   OptionError, DeviceError: as `choose_device`; BudgetError: nothing fits
     """
     chosen, why = choose_device(device, resources.devices, resources.backends)
     if chosen.is_gpu:
@@ -76,8 +76,8 @@ def place_on_cpu(sizes: ModelSizes, request: PlanRequest, resources: Resources, 
 
 def next_smaller(sizes: ModelSizes, request: PlanRequest, resources: Resources, here: Placement) -> Placement | None:
     """Return a placement on the same device that needs less of it; None where there is none."""
-    found = smaller_plan(sizes, replace(request, repacked=resources.repacked), here.plan)
-    return None if found is None else replace(here, plan=found)
+    smaller = smaller_plan(sizes, replace(request, repacked=resources.repacked), here.plan)
+    return None if smaller is None else replace(here, plan=smaller)
 
 
 def needed(placement: Placement) -> int:
@@ -94,7 +94,7 @@ def _vram(device: Device, request: PlanRequest) -> int:
         return max(0, device.free_bytes - int(LEFT_FREE * device.total_bytes))
     if request.vram > device.free_bytes:
         log.warning(
-            "%s asked for, but others leave %s of %s.",
+            "vram is %s, but other programs leave %s of %s.",
             in_gigabytes(request.vram), in_gigabytes(device.free_bytes), in_gigabytes(device.total_bytes),
         )  # fmt: skip
     return min(request.vram, device.free_bytes)
@@ -109,14 +109,14 @@ def _fit(sizes: ModelSizes, request: PlanRequest, resources: Resources, vram: in
 
 
 def _logged(placement: Placement) -> Placement:
-    found = placement.plan
-    settings = found.settings
-    layers = f"{settings.n_gpu_layers} of {found.n_layers} layers, " if settings.n_gpu_layers else ""
+    chosen = placement.plan
+    settings = chosen.settings
+    layers = f"{settings.n_gpu_layers} of {chosen.n_layers} layers, " if settings.n_gpu_layers else ""
     log.info(
         "Running on %s: %s. Plan: %s%s tokens, KV cache %s, %s of GPU memory, %s of the host's.",
         placement.device, placement.why, layers, f"{settings.max_tokens:,}", settings.kv_type,
-        in_gigabytes(found.vram_bytes), in_gigabytes(found.ram_bytes),
+        in_gigabytes(chosen.vram_bytes), in_gigabytes(chosen.ram_bytes),
     )  # fmt: skip
-    for cost in found.costs:
+    for cost in chosen.costs:
         log.warning("To fit the memory: %s.", cost)
     return placement

@@ -484,11 +484,11 @@ def plan(sizes: ModelSizes, request: PlanRequest) -> Plan:
     fits_ram = (True,) if request.ram is None else (True, False)
     closest: Plan | None = None
     for candidate in _candidates(sizes, request, n_gpu, fits_ram):
-        found = _with_parts(sizes, request, candidate)
-        if not _excess(found, request):
-            return _with_costs(sizes, request, found)
-        if closest is None or _excess(found, request) < _excess(closest, request):
-            closest = found
+        counted = _with_parts(sizes, request, candidate)
+        if not _excess(counted, request):
+            return _with_costs(sizes, request, counted)
+        if closest is None or _excess(counted, request) < _excess(closest, request):
+            closest = counted
     assert closest is not None
     raise BudgetError(_nothing_fits(closest, request))
 
@@ -507,7 +507,7 @@ def larger_plan(sizes: ModelSizes, request: PlanRequest, here: Plan) -> Plan | N
     if 0 < n_gpu < n_layers or (n_gpu == 0 and not better):
         better = _candidates(sizes, request, [n_layers])
     counted = (_with_parts(sizes, request, candidate) for candidate in better)
-    cheapest = min(counted, key=lambda found: found.vram_bytes or found.ram_bytes, default=None)
+    cheapest = min(counted, key=lambda option: option.vram_bytes or option.ram_bytes, default=None)
     return cheapest and _with_costs(sizes, request, cheapest)
 
 
@@ -599,31 +599,31 @@ def _with_parts(sizes: ModelSizes, request: PlanRequest, candidate: Plan) -> Pla
     return replace(candidate, parts=parts)
 
 
-def _excess(found: Plan, request: PlanRequest) -> int:
+def _excess(counted: Plan, request: PlanRequest) -> int:
     """Return the bytes over the budgets."""
-    over = 0 if request.vram is None else max(0, found.vram_bytes - request.vram)
-    return over if request.ram is None else over + max(0, found.required_ram_bytes - request.ram)
+    over = 0 if request.vram is None else max(0, counted.vram_bytes - request.vram)
+    return over if request.ram is None else over + max(0, counted.required_ram_bytes - request.ram)
 
 
-def _with_costs(sizes: ModelSizes, request: PlanRequest, found: Plan) -> Plan:
-    settings, costs = found.settings, []
+def _with_costs(sizes: ModelSizes, request: PlanRequest, counted: Plan) -> Plan:
+    settings, costs = counted.settings, []
     if KV_COSTS[settings.kv_type]:
         costs.append(KV_COSTS[settings.kv_type])
     best_batch = _batches(sizes)[0][0]
     full = best_batch if sizes.last_rows else max(settings.max_tokens, best_batch)
     if settings.micro_batch < full:
-        costs.append(f"{settings.micro_batch} tokens at once in place of {full}: some speed")
+        costs.append(f"{settings.micro_batch} tokens at once instead of {full}: some speed")
     limit = request.max_tokens or sizes.default_tokens
     if settings.max_tokens < limit:
         costs.append(f"texts over {settings.max_tokens:,} tokens are cut; {limit:,} would be usual")
-    left = found.n_layers - settings.n_gpu_layers
+    left = counted.n_layers - settings.n_gpu_layers
     if settings.n_gpu_layers and left:
-        costs.append(f"{left} of {found.n_layers} layers run on the CPU: much slower than all on the GPU")
-    if not found.fits_ram and not left:
+        costs.append(f"{left} of {counted.n_layers} layers run on the CPU: much slower than all on the GPU")
+    if not counted.fits_ram and not left:
         costs.append("rows of the token embedding are read from the disk")
-    elif not found.fits_ram:
+    elif not counted.fits_ram:
         costs.append("the weights do not stay in memory and are read from the disk again and again: very slow")
-    return replace(found, costs=tuple(costs))
+    return replace(counted, costs=tuple(costs))
 
 
 def _nothing_fits(closest: Plan, request: PlanRequest) -> str:
