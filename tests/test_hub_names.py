@@ -37,7 +37,7 @@ def test_existing_file_resolves_to_itself(name: str, tmp_path: Path, hub: Hub):
 
 
 def test_folder_is_refused(tmp_path: Path, hub: Hub):
-    """A folder is not a model; the message says how to convert a checkpoint."""
+    """A folder is not a model; the message shows how to convert a checkpoint."""
     (tmp_path / "me").mkdir()
     assert resolve("me", tmp_path, hub) == {
         "error": "ModelNotFoundError",
@@ -90,7 +90,7 @@ def test_repository_with_one_gguf_needs_no_quantisation(tmp_path: Path, hub: Hub
 
 
 def test_repository_without_gguf_is_refused(tmp_path: Path, hub: Hub):
-    """The message for a checkpoint's repository says how to convert it."""
+    """The message for a checkpoint's repository shows how to convert it."""
     hub.repos["me/m"] = Repo({"model.safetensors": MODEL})
     message = resolve("me/m:Q8_0", tmp_path, hub)["message"]
     assert message == "me/m has no GGUF file. If it is a checkpoint, convert it: qgguf convert me/m"
@@ -133,7 +133,7 @@ def test_refresh_takes_the_newest_revision(tmp_path: Path, hub: Hub):
 
 
 def test_download_false_makes_no_request(tmp_path: Path, hub: Hub):
-    """With `download=False` a missing model is an error that says how to fetch it."""
+    """With `download=False` a missing model is an error that shows how to fetch it."""
     answer = ask_hub("hub.resolve('qwen3-embedding-4b', download=False)", tmp_path, hub.url)
     assert answer["message"] == "qwen3-embedding-4b is not on this machine. Fetch it: qgguf pull qwen3-embedding-4b"
     assert hub.requests == []
