@@ -192,6 +192,13 @@ def test_concessions_are_made_in_order(sizes_4b: ModelSizes):
     assert {item[1] for item in firsts if item[0] < 36} == {8192}
 
 
+def test_smallest_settings_leave_memory_for_weights(sizes_4b: ModelSizes):
+    """Where the weights do not stay in memory: all concessions at once, but no KV cache in 4 bits for that alone."""
+    best = plan(sizes_4b, PlanRequest(ram=1_500_000_000))
+    assert not best.fits_ram
+    assert (best.settings.kv_type, best.settings.micro_batch, best.settings.max_tokens) == ("q8_0", 128, 2048)
+
+
 def test_compute_buffer_of_other_graphs_has_a_margin(sizes_4b: ModelSizes):
     """15 % more than the modelled graph needs, on both devices, and nothing else changes; the plan reports it."""
     request = PlanRequest(vram=GPU_BUDGET, max_tokens=32768)
