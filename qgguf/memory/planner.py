@@ -4,7 +4,8 @@ Every figure follows llama.cpp's own arithmetic and is checked against what llam
 (scripts/check_memory.py): weights, KV cache, compute buffer, output rows, the repacked copy. Not checked on a GPU yet:
 the driver's share (GPU_CONTEXT_BYTES), the working copies of its kernels, and the half-precision copies that CUDA's
 attention makes of a quantised cache. The rest of a GPU's compute buffer was compared with what llama.cpp reserves on a
-second device, a CPU behind RPC: the same allocator, not the same kernels.
+second device, a CPU behind RPC: the same allocator, not the same kernels. The compute buffer is exact for the graphs of
+Qwen3 and BERT; for others it is an estimate with a margin (COMPUTE_BUFFER_MARGIN).
 
 An example: two layers of 1 MB that see 2048 tokens (2304 KV cells, those for prompts included):
 
