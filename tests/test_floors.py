@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from qgguf.gguf_format import keys
+
 PACKAGE = Path(__file__).resolve().parent.parent / "qgguf"
 
 # From the top. A module may import its own floor and those below.
@@ -42,6 +44,19 @@ PURE_MODULES = {
     "native.strategy",
     "evaluation.sample_texts",
 }
+# Modules whose code may name Qwen3: the family, its tensors, and these with their reasons.
+NAMES_QWEN3 = {
+    "model.families.qwen3": "what is known of the family",
+    "model.families.__init__": "the list of families",
+    "convert.architectures.qwen3": "its tensors",
+    "convert.architectures.__init__": "the list of architectures",
+    "hub.catalogue": "the published files",
+    "memory.compute_buffer": "the model of its graph",
+    "cli.options": "an example in a help text",
+    "cli.models": "an example in a message",
+}
+# Without a dot, a key of an architecture or a value of a key is also a usual word.
+GGUF_KEYS = {value for name, value in vars(keys).items() if name.isupper() and "." in str(value)}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -70,6 +85,21 @@ def imports(path: Path, at_import: bool = False) -> list[str]:
 
     visit(ast.parse(path.read_text("utf-8")))
     return found
+
+
+def texts_in_code(path: Path) -> set[str]:
+    """Return a file's string constants, without docstrings."""
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    constants = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    return {node.value for node in constants if isinstance(node.value, str)}
+
+
+def identifiers(path: Path) -> set[str]:
+    """Return a file's names of variables, attributes, arguments, functions, classes and modules."""
+    fields = ("id", "attr", "name", "asname", "module", "arg")
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    return {name for node in nodes for field in fields if isinstance(name := getattr(node, field, None), str)}
 
 
 def is_pure(name: str) -> bool:
@@ -166,3 +196,16 @@ def test_no_module_imports_itself_in_a_circle():
         free = {name for name, wanted in edges.items() if not wanted & set(edges)}
         assert free, f"a circle among {sorted(edges)}"
         edges = {name: wanted for name, wanted in edges.items() if name not in free}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_a_family_is_known_in_its_own_file(path: Path):
+    """No code names Qwen3, except in the family's file, in the converter's table, and where a reason is stated."""
+    names_it = any("qwen3" in word.lower() for word in texts_in_code(path) | identifiers(path))
+    assert names_it == (name_of(path) in NAMES_QWEN3)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_a_gguf_key_is_written_once(path: Path):
+    """A key of a GGUF header is a constant of gguf_format/keys.py, so that reader and converter use the same one."""
+    assert not GGUF_KEYS & texts_in_code(path) or name_of(path) == "gguf_format.keys"

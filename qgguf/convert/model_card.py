@@ -11,6 +11,7 @@ import gguf
 
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.errors import CheckpointError
+from qgguf.gguf_format import keys
 from qgguf.gguf_format.writer import Entry
 
 _log = logging.getLogger("qgguf")
@@ -39,7 +40,7 @@ def _by_the_rules(checkpoint: Checkpoint, card: dict[str, Any], n_params: int) -
     about.size_label = about.size_label or gguf.size_label(n_params, n_params, 0, 0)
     writer = gguf.GGUFWriter(path=None, arch="")
     about.set_gguf_meta_model(writer)
-    found = {key: value for key, value in writer.kv_data[0].items() if key != "general.architecture"}
+    found = {key: value for key, value in writer.kv_data[0].items() if key != keys.ARCHITECTURE}
     return [entry for key, value in found.items() for entry in _entry_of(key, value.value, value.type)]
 
 

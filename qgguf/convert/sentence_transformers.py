@@ -37,7 +37,7 @@ def read_modules(
         if pooling_folder is None:
             raise CheckpointError(
                 f"{checkpoint.folder} declares no pooling (no modules.json with a Pooling module). "
-                "Say which it was trained with: --pooling last (Qwen3), mean or cls (BERT)."
+                f"Set the one that it was trained with: --pooling {' or '.join(mode.name.lower() for mode in allowed)}."
             )
         pooling = _pooling(checkpoint, pooling_folder)
     if pooling not in allowed:
