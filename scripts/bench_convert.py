@@ -52,7 +52,7 @@ else:
     params.nthread, params.ftype = threads, FILE_TYPE_IDS[quant]
     started, busy = time.perf_counter(), time.process_time()
     if llama.llama_model_quantize(source.encode(), out.encode(), ctypes.byref(params)):
-        raise SystemExit(binding.last_complaint())
+        raise SystemExit(binding.last_errors())
 seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - busy
 if side != "qgguf":
     with open(out, "r+b") as file:

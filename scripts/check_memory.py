@@ -27,6 +27,7 @@ from qgguf.memory.planner import KV_TYPES, ModelSizes, Settings, cells_of, kv_by
 from qgguf.model.from_gguf import read_header, sizes_of, spec_of
 from qgguf.native import binding
 from qgguf.native.context import KV_TYPE_IDS
+from qgguf.native.model import set_mmap
 from tests.support.empty_model import SHAPES, make_empty_model
 
 TOLERANCE = 0.05
@@ -86,16 +87,12 @@ def load(path: Path, *, repack: bool = True, no_alloc: bool = False) -> tuple[An
     """Load a model in llama.cpp; without mmap, so that each buffer has the size of its contents."""
     llama = binding.llama()
     parameters = llama.llama_model_default_params()
-    parameters.n_gpu_layers, parameters.use_extra_bufts, parameters.no_alloc, parameters.load_mode = (
-        0,
-        repack,
-        no_alloc,
-        0,
-    )
+    parameters.n_gpu_layers, parameters.use_extra_bufts, parameters.no_alloc = 0, repack, no_alloc
+    set_mmap(parameters, False)
     with Log() as log:
         handle = llama.llama_model_load_from_file(os.fsencode(path), parameters)
     if not handle:
-        raise SystemExit(f"llama.cpp cannot load {path}: {binding.last_complaint()}")
+        raise SystemExit(f"llama.cpp cannot load {path}: {binding.last_errors()}")
     return handle, log
 
 
@@ -157,7 +154,7 @@ def _context(handle: Any, sizes: ModelSizes, name: str, settings: Settings) -> I
     with Log() as log:
         context = llama.llama_init_from_model(handle, parameters)
     if not context:
-        raise SystemExit(f"llama.cpp makes no context for {settings}: {binding.last_complaint()}")
+        raise SystemExit(f"llama.cpp makes no context for {settings}: {binding.last_errors()}")
     llama.llama_free(context)
     parts = {part.name: part.size_bytes / MIB for part in parts_of(sizes, settings)}
     label = f"{settings.cells} cells, {settings.micro_batch} at once, {settings.n_sequences} texts, {settings.kv_type}"

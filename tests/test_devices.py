@@ -260,4 +260,4 @@ def test_a_build_for_another_processor_is_refused_before_it_computes(tmp_path: P
     )
     done = run_code(program, home=tmp_path)
     assert done.returncode == 0 and os.name, done.stderr
-    assert "AVX2" in done.stdout and "which this one has not" in done.stdout and "--no-binary" in done.stdout
+    assert "AVX2" in done.stdout and "which this one lacks" in done.stdout and "--no-binary" in done.stdout

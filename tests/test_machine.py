@@ -13,7 +13,7 @@ from qgguf.hardware.gpu import Graphics, read_graphics
 from qgguf.hardware.machine import this_machine
 from qgguf.hardware.ram import host_memory, machine_memory
 from qgguf.native import binding
-from qgguf.native.builds import BINDING_VERSION, BUILDS, compile_line, wheel_line
+from qgguf.native.builds import BINDING_VERSION, BUILDS, TESTED_VERSIONS, compile_line, wheel_line
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -100,9 +100,12 @@ def test_faulty_driver_counts_as_none(program: str, tmp_path: Path, monkeypatch:
 # Builds
 
 
-def test_one_release_is_named_everywhere():
-    """pyproject.toml, README and the commands name the same release of llama-cpp-python."""
-    assert f'"llama-cpp-python=={BINDING_VERSION}"' in (REPOSITORY / "pyproject.toml").read_text("utf-8")
+def test_supported_releases_are_the_same_everywhere():
+    """pyproject.toml requires the range of the tested releases; README and the commands name the newest."""
+    oldest, newest = TESTED_VERSIONS[0], TESTED_VERSIONS[-1]
+    assert f'"llama-cpp-python>={oldest},<={newest}"' in (REPOSITORY / "pyproject.toml").read_text("utf-8")
+    numbers = [tuple(map(int, version.split("."))) for version in TESTED_VERSIONS]
+    assert numbers == [(*numbers[0][:2], numbers[0][2] + index) for index in range(len(numbers))], "no gaps"
     named = set(re.findall(r"llama-cpp-python==([\d.]+\d)", (REPOSITORY / "README.md").read_text("utf-8")))
     assert named == {BINDING_VERSION}
 

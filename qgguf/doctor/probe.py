@@ -84,7 +84,7 @@ def _binding(device: str) -> dict[str, Any]:
     all_devices, backends = devices.list_devices(), devices.list_backends()
     report = {
         "version": binding.version(),
-        "llama_cpp": llama.llama_version().decode(),
+        "llama_cpp": binding.llama_cpp_version(),
         "system_info": llama.llama_print_system_info().decode(),
         "backends": backends,
         "devices": [asdict(one) for one in all_devices],

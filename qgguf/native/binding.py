@@ -1,4 +1,4 @@
-"""Loads llama-cpp-python once and sends llama.cpp's log to Python logging. The only file that imports it."""
+"""Loads llama-cpp-python once and sends llama.cpp's log to Python's logging. The only module that imports it."""
 
 import collections
 import ctypes
@@ -12,27 +12,27 @@ from typing import Any
 
 from qgguf.errors import NativeError
 from qgguf.hardware.cpu import compiled_features, missing_instructions, read_processor
-from qgguf.native.builds import BINDING_VERSION, compile_line
+from qgguf.native.builds import TESTED_VERSIONS, compile_line
 from qgguf.native.tensors import TensorAccess
 
-# NullHandler: an application that set up no logging must not find llama.cpp's warnings on its stderr
-# (logging's last-resort handler would put them there); one that did gets them by propagation.
+# NullHandler: without it an application that has not configured logging would get llama.cpp's warnings on stderr, from
+# logging's handler of last resort. An application that has gets them by propagation.
 _llama_log = logging.getLogger("qgguf.llama")
 _llama_log.addHandler(logging.NullHandler())
 
-# ggml_log_level -> logging level. llama.cpp's INFO is a page per model load, its WARN mostly of no concern to who
-# embeds texts: each goes one step down.
+# ggml_log_level -> logging level. llama.cpp's INFO is a page per model load, and its WARN rarely concerns embeddings:
+# each is logged one level lower.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.ERROR}
 _CONTINUED = 5
 
-_complaints: collections.deque[str] = collections.deque(maxlen=8)
+_errors: collections.deque[str] = collections.deque(maxlen=8)
 _line = threading.local()
-# ctypes keeps no reference for C: without this list the callback would be freed under llama.cpp.
+# C code holds no reference to a callback: without this list Python would free it while llama.cpp uses it.
 _keep_alive: list[Any] = []
 
 
 def _on_log(level: int, text: bytes, _user_data: Any) -> None:
-    """Collect llama.cpp's pieces into lines; one thread's pieces never mix with another's."""
+    """Join the parts that llama.cpp logs into lines, for each thread separately."""
     if sys.is_finalizing():
         return
     if level != _CONTINUED:
@@ -43,16 +43,16 @@ def _on_log(level: int, text: bytes, _user_data: Any) -> None:
     for line in lines:
         if line.strip():
             if level >= logging.ERROR:
-                _complaints.append(line.strip())
+                _errors.append(line.strip())
             _llama_log.log(level, "%s", line)
 
 
 @cache
 def llama() -> Any:
-    """The module `llama_cpp.llama_cpp`, its backends started, its log ours.
+    """Return the module `llama_cpp.llama_cpp`, with its backends loaded and its log redirected.
 
-    raises  NativeError where the binding is missing, does not load, is a release that this qgguf was not tested with,
-            or was compiled for another processor
+    raises  NativeError: llama-cpp-python is missing, does not load, is not one of TESTED_VERSIONS, lays its tensors out
+            differently, or was compiled for another processor
     """
     try:
         import llama_cpp.llama_cpp as module
@@ -62,31 +62,38 @@ def llama() -> Any:
         _keep_alive.append(callback)
         module.llama_log_set(callback, ctypes.c_void_p(0))
         module.llama_backend_init()
-        _load_backends(Path(module.__file__).parent)
-        base = _find(_folder(Path(module.__file__).parent), "ggml-base")
+        package = Path(module.__file__).parent
+        _load_backends(package)
+        base = _find_library(package, "ggml-base")
         if base is not None:
-            TensorAccess(base)  # refuses another layout before anything is computed
+            TensorAccess(base)  # raises where the layout differs, before anything is computed
         system_info = module.llama_print_system_info().decode()
     except NativeError:
         raise
-    except Exception as error:  # a broken package can raise anything at all
-        seen = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    except Exception as error:  # importing a broken package can raise anything
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise NativeError(
-            f"llama-cpp-python does not load ({seen}). "
-            f"Install {BINDING_VERSION}, which this qgguf is written for: {compile_line('CPU', sys.platform)}"
+            f"llama-cpp-python does not load ({reason}). Install a release that this qgguf supports: "
+            f"{compile_line('CPU', sys.platform)}"
         ) from error
-    absent = missing_instructions(compiled_features(system_info), read_processor().flags)
-    if absent:
+    missing = missing_instructions(compiled_features(system_info), read_processor().flags)
+    if missing:
         raise NativeError(
-            f"This llama-cpp-python was compiled for a processor with {', '.join(absent)}, which this one has not: it "
-            f"would end the program. Compile it here: {compile_line('CPU', sys.platform)}"
+            f"This llama-cpp-python was compiled for a processor with {', '.join(missing)}, which this one lacks: it "
+            f"would end the program. Compile it on this machine: {compile_line('CPU', sys.platform)}"
         )
     return module
 
 
 def version() -> str:
-    """The release of llama-cpp-python that is loaded; "unknown" where it does not say."""
+    """Return the release of llama-cpp-python; "unknown" where the package does not state it."""
     return _version_of(llama())
+
+
+def llama_cpp_version() -> str:
+    """Return the version of llama.cpp itself; "unknown" for a release that has no function for it."""
+    function = getattr(llama(), "llama_version", None)
+    return "unknown" if function is None else str(function().decode())
 
 
 def _version_of(module: Any) -> str:
@@ -95,80 +102,91 @@ def _version_of(module: Any) -> str:
 
 
 def _check_version(module: Any) -> None:
-    """Refuse a release whose structures may differ: reading them by the wrong layout reads and writes wrong memory.
+    """Refuse a release that is not tested: with structures of another layout, wrong memory is read and written.
 
     raises  NativeError naming both versions
     """
-    found = _version_of(module)
-    # The number of a wheel may carry where it was built: "0.3.36+cu124".
-    if found.partition("+")[0] != BINDING_VERSION:
+    installed = _version_of(module)
+    # The version of a wheel may have a local part: "0.3.36+cu124".
+    if installed.partition("+")[0] not in TESTED_VERSIONS:
+        *others, newest = TESTED_VERSIONS
         raise NativeError(
-            f"llama-cpp-python {found} is here, {BINDING_VERSION} is needed: the structures of each release differ. "
-            f"Install it: {compile_line('CPU', sys.platform)}"
+            f"llama-cpp-python {installed} is installed; this qgguf needs {', '.join(others)} or {newest}, because the "
+            f"native structures differ between releases. Install it: {compile_line('CPU', sys.platform)}"
         )
 
 
 def _load_backends(package: Path) -> None:
-    """Load the backends of a build that has them as libraries of their own; others have them from the start.
+    """Load the backends of a build that has each in a library of its own.
 
-    llama.cpp itself would look beside the Python interpreter and in the current folder.
+    By default llama.cpp would search the folder of the Python interpreter and the current folder.
     """
-    folder = _folder(package)
-    library = _find(folder, "ggml")
+    library = _find_library(package, "ggml")
     if library is not None:
         library.ggml_backend_reg_count.restype = ctypes.c_size_t
         if not library.ggml_backend_reg_count():
-            library.ggml_backend_load_all_from_path(os.fsencode(folder))
+            library.ggml_backend_load_all_from_path(os.fsencode(_library_folder(package)))
 
 
 @cache
 def ggml() -> Any:
-    """libggml-base as a ctypes library: quantisation, tensors, gguf."""
-    library = _library("ggml-base")
-    if library is None:
-        raise NativeError(f"No ggml-base library beside {llama().__file__}. Install llama-cpp-python again.")
-    return library
+    """Return libggml-base as a ctypes library: quantisation, tensors, GGUF.
+
+    raises  NativeError
+    """
+    return _needed_library("ggml-base")
 
 
 @cache
 def tensors() -> TensorAccess:
-    """ggml's functions on single tensors."""
+    """Return ggml's functions on single tensors.
+
+    raises  NativeError
+    """
     return TensorAccess(ggml())
 
 
 @cache
 def ggml_devices() -> Any:
-    """libggml as a ctypes library: the registry of backends and their devices."""
-    library = _library("ggml")
-    if library is None:
-        raise NativeError(f"No ggml library beside {llama().__file__}. Install llama-cpp-python again.")
-    return library
+    """Return libggml as a ctypes library: the registry of backends and their devices.
+
+    raises  NativeError
+    """
+    return _needed_library("ggml")
 
 
 @cache
 def ggml_cpu() -> Any | None:
-    """libggml-cpu: the processor's own fast paths. None where the build has one library per kind of processor."""
-    return _library("ggml-cpu")
+    """Return libggml-cpu, with the fast paths for this processor; None for a build with one library per processor."""
+    return _find_library(Path(llama().__file__).parent, "ggml-cpu")
 
 
-def _library(name: str) -> Any | None:
-    return _find(_folder(Path(llama().__file__).parent), name)
+def last_errors() -> str:
+    """Return llama.cpp's latest errors, for a message, and clear them."""
+    joined = "; ".join(_errors)
+    _errors.clear()
+    return joined
 
 
-def _folder(package: Path) -> Path:
-    """Where the binding loads its libraries from."""
-    elsewhere = os.environ.get("LLAMA_CPP_LIB_PATH")
-    return package / "lib" if elsewhere is None else Path(elsewhere)
+def _needed_library(name: str) -> Any:
+    library = _find_library(Path(llama().__file__).parent, name)
+    if library is None:
+        raise NativeError(
+            f"There is no {name} library beside {llama().__file__}. Install llama-cpp-python again: "
+            f"{compile_line('CPU', sys.platform)}"
+        )
+    return library
 
 
-def _find(folder: Path, name: str) -> Any | None:
-    files = [f"{name}.dll", f"lib{name}.dll", f"lib{name}.dylib", f"lib{name}.so"]
-    found = next((folder / file for file in files if (folder / file).exists()), None)
-    return None if found is None else ctypes.CDLL(str(found))
+def _library_folder(package: Path) -> Path:
+    """Return the folder that llama-cpp-python loads its libraries from."""
+    configured = os.environ.get("LLAMA_CPP_LIB_PATH")
+    return package / "lib" if configured is None else Path(configured)
 
 
-def last_complaint() -> str:
-    """llama.cpp's latest errors, for a message; they are forgotten once read."""
-    said = "; ".join(_complaints)
-    _complaints.clear()
-    return said
+def _find_library(package: Path, name: str) -> Any | None:
+    folder = _library_folder(package)
+    for file in (f"{name}.dll", f"lib{name}.dll", f"lib{name}.dylib", f"lib{name}.so"):
+        if (folder / file).exists():
+            return ctypes.CDLL(str(folder / file))
+    return None

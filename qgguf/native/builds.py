@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 
-BINDING_VERSION = "0.3.36"
-"""The release that the native door is written for; pyproject.toml asks for the same."""
+TESTED_VERSIONS = ("0.3.34", "0.3.35", "0.3.36")
+"""Releases of llama-cpp-python that pass the test suite, oldest first; pyproject.toml requires this range."""
+
+BINDING_VERSION = TESTED_VERSIONS[-1]
+"""The release that the commands below install."""
 
 WHEELS = "https://abetlen.github.io/llama-cpp-python/whl"
-"""The binding's own index of ready-made wheels, named in its README."""
+"""llama-cpp-python's own index of ready-made wheels, from its README."""
 
-# CUDA versions that the index has wheels for; those for 13 need a card of compute capability 7.5 (RTX 20) or newer.
+# CUDA versions that the index has wheels for. Those for CUDA 13 need compute capability 7.5 (RTX 20) or newer.
 _CUDA_WHEELS = ((11, 8), (12, 1), (12, 2), (12, 3), (12, 4), (12, 5), (13, 0), (13, 2))
 
 _PIP = "pip install --force-reinstall --no-deps"
@@ -16,12 +19,12 @@ _PIP = "pip install --force-reinstall --no-deps"
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A build of the binding.
+    """A build of llama-cpp-python.
 
-    backend   llama.cpp's word for it
-    flag      what the compiler is told
-    needs     what must be there to compile it
-    wheels    folder of the index with ready-made wheels, by system ("linux", "win32", "darwin"); CUDA's go by version
+    backend   llama.cpp's name for the backend
+    flag      option of CMake that compiles it; "" for none
+    needs     what must be installed to compile it
+    wheels    folder of the index with ready-made wheels, by sys.platform; CUDA's folders are named by version
     """
 
     backend: str
@@ -43,7 +46,7 @@ BUILDS = {
 
 
 def compile_line(backend: str, system: str = "linux") -> str:
-    """The command that compiles the binding on this machine.
+    """Return the command that compiles llama-cpp-python on this machine.
 
     backend  a key of BUILDS
     system   sys.platform
@@ -51,7 +54,7 @@ def compile_line(backend: str, system: str = "linux") -> str:
     >>> compile_line("Vulkan")[:68]
     'CMAKE_ARGS="-DGGML_VULKAN=on" pip install --force-reinstall --no-dep'
     """
-    # Without --no-cache-dir pip takes the wheel that it made of the same sources earlier, for another backend.
+    # --no-cache-dir: pip would reuse a wheel that it compiled from the same sources for another backend.
     pip = f"{_PIP} --no-cache-dir --no-binary llama-cpp-python llama-cpp-python=={BINDING_VERSION}"
     flag = BUILDS[backend].flag
     if not flag:
@@ -60,11 +63,11 @@ def compile_line(backend: str, system: str = "linux") -> str:
 
 
 def wheel_line(backend: str, system: str = "linux", cuda: tuple[int, int] | None = None) -> str | None:
-    """The command that installs a ready-made wheel, or None where the index has none.
+    """Return the command that installs a ready-made wheel; None where the index has none.
 
     backend  a key of BUILDS
     system   sys.platform
-    cuda     the newest CUDA that the NVIDIA driver runs
+    cuda     the newest CUDA version that the NVIDIA driver supports
 
     >>> wheel_line("CUDA", cuda=(12, 8))[-52:]
     'https://abetlen.github.io/llama-cpp-python/whl/cu125'

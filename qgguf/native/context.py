@@ -105,12 +105,10 @@ class NativeContext:
             # plain one does not (a text of 2,800 like words: cosine 0.9937 with the fused one, 1.0000 without).
             parameters.flash_attn_type = _FLASH_ATTENTION_OFF
         self.batch_tokens: int = parameters.n_batch
-        binding.last_complaint()
+        binding.last_errors()
         self._handle: int | None = llama.llama_init_from_model(model.handle, parameters)
         if not self._handle:
-            seen = (
-                f"No room to compute {cells:,} tokens at once: {binding.last_complaint() or 'llama.cpp says no more'}."
-            )
+            seen = f"No room to compute {cells:,} tokens at once: {binding.last_errors() or 'llama.cpp says no more'}."
             if model.device.is_gpu:
                 raise DeviceMemoryError(f"{model.device}: {seen} Put fewer layers on it, or set a smaller max_tokens.")
             raise NativeError(f"{seen} Set a smaller max_tokens.")
@@ -252,7 +250,7 @@ class NativeContext:
     def _compute(self, batch: TokenBatch, start: int, stop: int) -> None:
         """Let llama.cpp see tokens start to stop of a batch, at most `batch_tokens`."""
         llama = binding.llama()
-        binding.last_complaint()
+        binding.last_errors()
         call = llama.llama_decode if self._memory else llama.llama_encode
         part = batch.slice(start, stop)
         if self._rows is None:
@@ -263,9 +261,7 @@ class NativeContext:
                 code = call(self._handle, part)
         if code != 0:
             what = DECODE_CODES.get(code, "an unknown failure")
-            raise NativeError(
-                f"llama.cpp stopped with {code}, {what}: {binding.last_complaint() or 'no reason'}.", code
-            )
+            raise NativeError(f"llama.cpp stopped with {code}, {what}: {binding.last_errors() or 'no reason'}.", code)
 
     def _pooled(self, texts: NDArray[np.intp]) -> Vectors:
         llama, dims = binding.llama(), self.model.spec.dims

@@ -5,7 +5,7 @@ import logging
 import os
 import weakref
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -81,11 +81,11 @@ class NativeModel:
         if on_host is not None:
             parameters.tensor_buft_overrides = on_host.pointer
         parameters.use_extra_bufts = repack
-        parameters.load_mode = llama.LLAMA_LOAD_MODE_AUTO if mmap else llama.LLAMA_LOAD_MODE_NONE
-        binding.last_complaint()
+        set_mmap(parameters, mmap)
+        binding.last_errors()
         self._handle: int | None = llama.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self._handle:
-            self._refuse(path, binding.last_complaint())
+            self._refuse(path, binding.last_errors())
         self._vocabulary = llama.llama_model_get_vocab(self._handle)
         self._finalizer = weakref.finalize(self, llama.llama_model_free, self._handle)
         self.special_tokens = self._read_special_tokens()
@@ -141,6 +141,15 @@ class NativeModel:
         if end is not None and suffix_ids[-1:] != [end]:
             suffix_ids.append(end)
         return SpecialTokens(tuple(prefix_ids), tuple(suffix_ids))
+
+
+def set_mmap(parameters: Any, mmap: bool) -> None:
+    """Set whether a llama_model_params loads the weights as mapped pages of the file."""
+    if hasattr(parameters, "load_mode"):
+        llama = binding.llama()
+        parameters.load_mode = llama.LLAMA_LOAD_MODE_AUTO if mmap else llama.LLAMA_LOAD_MODE_NONE
+    else:  # llama-cpp-python 0.3.34
+        parameters.use_mmap = mmap
 
 
 class _Overrides:

@@ -34,12 +34,10 @@ class PromptProcessing:
         parameters.offload_kqv = parameters.op_offload = model.device.is_gpu
         if model.spec.causal:
             parameters.n_outputs_max = 1
-        binding.last_complaint()
+        binding.last_errors()
         self._handle: int | None = llama.llama_init_from_model(model.handle, parameters)
         if not self._handle:
-            raise NativeError(
-                f"No context for {self.n_tokens} tokens: {binding.last_complaint() or 'no reason given'}."
-            )
+            raise NativeError(f"No context for {self.n_tokens} tokens: {binding.last_errors() or 'no reason given'}.")
         self._memory = llama.llama_get_memory(self._handle)
         self._finalizer = weakref.finalize(self, llama.llama_free, self._handle)
         self._ids = np.random.default_rng(0).integers(0, model.spec.vocab_size, self.n_tokens, np.int32)
@@ -62,5 +60,5 @@ class PromptProcessing:
         llama.llama_synchronize(self._handle)
         seconds = time.perf_counter() - started
         if code:
-            raise NativeError(f"llama.cpp stopped with {code}: {binding.last_complaint() or 'no reason given'}.", code)
+            raise NativeError(f"llama.cpp stopped with {code}: {binding.last_errors() or 'no reason given'}.", code)
         return seconds

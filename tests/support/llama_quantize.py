@@ -16,7 +16,7 @@ def llama_quantize(source: Path, out: Path, quant: str, token_embedding_type: st
     if token_embedding_type:
         params.token_embedding_type = TYPE_IDS[token_embedding_type]
     code = llama.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params))
-    assert code == 0, binding.last_complaint()
+    assert code == 0, binding.last_errors()
     return out
 
 
