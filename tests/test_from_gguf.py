@@ -1,9 +1,14 @@
+"""Headers of GGUF files, right, incomplete and impossible ones, and the specs that are made of them."""
+
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from qgguf.errors import ModelFileError
 from qgguf.model.from_gguf import read_spec
-from qgguf.model.spec import Pooling
+from qgguf.model.spec import ModelSpec, Pooling
 from tests.support.gguf_bytes import QWEN3, gguf, save
 
 WEIGHTS = {"token_embd.weight": np.ones((6, 32))}
@@ -23,77 +28,80 @@ BERT = {
 }
 
 
-def spec(tmp_path, metadata, without=(), **changes):
-    kept = {key: item for key, item in (metadata | changes).items() if key not in without}
-    return read_spec(save(tmp_path / "model.gguf", gguf(kept, WEIGHTS)))
+def spec(folder: Path, metadata: dict, without: tuple = (), **changes: Any) -> ModelSpec:
+    """The spec of a file with these metadata, without some keys and with other values for some."""
+    stored = {key: value for key, value in (metadata | changes).items() if key not in without}
+    return read_spec(save(folder / "model.gguf", gguf(stored, WEIGHTS)))
 
 
-def test_a_right_qwen3_file_is_described(tmp_path):
-    """Dims, pooling, end token, prompts and MRL range, and nothing to mend."""
-    found = spec(tmp_path, QWEN3)
+def test_a_complete_qwen3_file_needs_no_correction(tmp_path: Path):
+    """Dims, pooling, end token, prompts and MRL range are those of the header and of the family."""
+    model = spec(tmp_path, QWEN3)
 
-    assert (found.architecture, found.quantization, found.dims, found.n_layers) == ("qwen3", "Q4_K_M", 1024, 28)
-    assert (found.n_heads, found.n_kv_heads, found.head_dim, found.context_length) == (16, 8, 128, 32768)
-    assert (found.pooling, found.causal) == (Pooling.LAST, True)
-    assert (found.end_token_id, found.end_token) == (4, "<|endoftext|>")
-    assert found.prompts["query"].endswith("\nQuery:")
-    assert found.instruction_template == "Instruct: {instruction}\nQuery:"
-    assert found.mrl_dims == (32, 1024)
-    assert found.n_params == 6 * 32
-    assert found.corrections == ()
+    assert (model.architecture, model.quantization, model.dims, model.n_layers) == ("qwen3", "Q4_K_M", 1024, 28)
+    assert (model.n_heads, model.n_kv_heads, model.head_dim, model.context_length) == (16, 8, 128, 32768)
+    assert (model.pooling, model.causal) == (Pooling.LAST, True)
+    assert (model.end_token_id, model.end_token) == (4, "<|endoftext|>")
+    assert model.prompts["query"].endswith("\nQuery:")
+    assert model.instruction_template == "Instruct: {instruction}\nQuery:"
+    assert model.mrl_dims == (32, 1024)
+    assert model.n_params == 6 * 32
+    assert model.corrections == ()
 
 
-def test_an_old_qwen3_file_is_mended_and_says_so(tmp_path):
-    """No pooling type, no add-eos, eos named <|im_end|>: last pooling and <|endoftext|> all the same."""
+def test_an_old_qwen3_file_is_corrected(tmp_path: Path):
+    """A file without pooling type and add_eos, with <|im_end|> as eos, gets last pooling and <|endoftext|>."""
     old = ("qwen3.pooling_type", "tokenizer.ggml.add_eos_token", "tokenizer.ggml.padding_token_id")
-    found = spec(tmp_path, QWEN3, old, **{"tokenizer.ggml.eos_token_id": 5})
+    model = spec(tmp_path, QWEN3, old, **{"tokenizer.ggml.eos_token_id": 5})
 
-    assert found.pooling is Pooling.LAST
-    assert found.end_token == "<|endoftext|>"
-    assert len(found.corrections) == 2
+    assert model.pooling is Pooling.LAST
+    assert model.end_token == "<|endoftext|>"
+    assert len(model.corrections) == 2
+    assert "Qwen3-Embedding models use last" in model.corrections[0]
+    assert "each text ends with <|endoftext|>" in model.corrections[1]
 
 
-def test_an_add_eos_that_says_false_is_not_believed_of_qwen3_embedding(tmp_path):
-    """The family always ends its texts."""
+def test_add_eos_false_is_ignored_for_qwen3_embedding(tmp_path: Path):
+    """Texts of this family always have an end token."""
     assert spec(tmp_path, QWEN3, **{"tokenizer.ggml.add_eos_token": False}).end_token == "<|endoftext|>"
 
 
-def test_an_unnamed_file_is_known_by_its_vocabulary(tmp_path):
-    """Qwen3-Embedding's 151,669 tokens are its own."""
+def test_a_qwen3_file_without_name_is_recognised_by_its_vocabulary(tmp_path: Path):
+    """No other model has Qwen3-Embedding's 151,669 tokens."""
     tokens = [f"t{i}" for i in range(151669)]
-    found = spec(tmp_path, QWEN3, ("general.name", "qwen3.pooling_type"), **{"tokenizer.ggml.tokens": tokens})
+    model = spec(tmp_path, QWEN3, ("general.name", "qwen3.pooling_type"), **{"tokenizer.ggml.tokens": tokens})
 
-    assert found.pooling is Pooling.LAST
-
-
-def test_a_chat_model_declares_no_pooling_and_gets_none(tmp_path):
-    """A Qwen3 that is not an embedding model is not taken for one."""
-    found = spec(tmp_path, QWEN3, ("qwen3.pooling_type",), **{"general.name": "Qwen3 0.6B"})
-
-    assert found.pooling is None
-    assert found.mrl_dims is None
-    assert found.prompts == {}
+    assert model.pooling is Pooling.LAST
 
 
-def test_a_reranker_keeps_its_own_pooling(tmp_path):
-    """A reranker has the same vocabulary but makes no vectors."""
-    found = spec(tmp_path, QWEN3, **{"general.name": "Qwen3 Reranker 0.6B", "qwen3.pooling_type": 4})
+def test_a_chat_model_gets_no_pooling(tmp_path: Path):
+    """A Qwen3 model that is no embedding model gets neither pooling nor prompts nor MRL dims."""
+    model = spec(tmp_path, QWEN3, ("qwen3.pooling_type",), **{"general.name": "Qwen3 0.6B"})
 
-    assert found.pooling is Pooling.RANK
-
-
-def test_a_bert_file_is_described(tmp_path):
-    """[SEP] ends each text, attention sees both ways, the head size follows from the dims."""
-    found = spec(tmp_path, BERT)
-
-    assert (found.pooling, found.causal, found.end_token) == (Pooling.MEAN, False, "[SEP]")
-    assert (found.head_dim, found.n_kv_heads, found.mrl_dims) == (32, 12, None)
-    assert found.name == "model"
+    assert model.pooling is None
+    assert model.mrl_dims is None
+    assert model.prompts == {}
 
 
-def test_our_own_keys_are_read(tmp_path):
-    """Prompts (an empty one too), limits and the source."""
-    ours = {
+def test_a_reranker_keeps_its_pooling(tmp_path: Path):
+    """A reranker is not recognised as Qwen3-Embedding, although it has the same vocabulary."""
+    model = spec(tmp_path, QWEN3, **{"general.name": "Qwen3 Reranker 0.6B", "qwen3.pooling_type": 4})
+
+    assert model.pooling is Pooling.RANK
+
+
+def test_a_bert_file_ends_texts_with_sep(tmp_path: Path):
+    """[SEP] ends each text, attention is not causal, the head size follows from the dims."""
+    model = spec(tmp_path, BERT)
+
+    assert (model.pooling, model.causal, model.end_token) == (Pooling.MEAN, False, "[SEP]")
+    assert (model.head_dim, model.n_kv_heads, model.mrl_dims) == (32, 12, None)
+    assert model.name == "model"
+
+
+def test_keys_of_qgguf_are_read(tmp_path: Path):
+    """The keys of qgguf set prompts (an empty one too), limits and the source."""
+    written = {
         "qgguf.prompt.query": "é: ",
         "qgguf.prompt.document": "",
         "qgguf.default_prompt_name": "query",
@@ -104,16 +112,36 @@ def test_our_own_keys_are_read(tmp_path):
         "qgguf.source.revision": "abc",
         "qgguf.source.sha256": ["00 model.safetensors"],
     }
-    found = spec(tmp_path, BERT | ours)
+    model = spec(tmp_path, BERT | written)
 
-    assert found.prompts == {"query": "é: ", "document": ""}
-    assert found.default_prompt_name == "query"
-    assert (found.max_tokens, found.mrl_dims) == (256, (64, 384))
-    assert (found.source_repo, found.source_revision, found.source_sha256) == ("o/r", "abc", ("00 model.safetensors",))
+    assert model.prompts == {"query": "é: ", "document": ""}
+    assert model.default_prompt_name == "query"
+    assert (model.max_tokens, model.mrl_dims) == (256, (64, 384))
+    assert (model.source_repo, model.source_revision, model.source_sha256) == ("o/r", "abc", ("00 model.safetensors",))
 
 
 @pytest.mark.parametrize(
-    ("without", "changes", "says"),
+    ("architecture", "causal", "is_exact"),
+    [
+        ("bert", False, True),
+        ("nomic-bert", False, False),
+        ("modern-bert", False, False),
+        ("qwen3", True, True),
+        ("qwen2", True, False),
+    ],
+)
+def test_attention_is_the_familys(tmp_path: Path, architecture: str, causal: bool, is_exact: bool):
+    """A file that does not declare its attention has that of its family, an unknown one is causal."""
+    header = {key.replace("bert.", f"{architecture}."): value for key, value in BERT.items()}
+    undeclared = spec(tmp_path, header, (f"{architecture}.attention.causal",), **{"general.architecture": architecture})
+    declared = spec(tmp_path, header | {"general.architecture": architecture, f"{architecture}.attention.causal": True})
+
+    assert (undeclared.causal, undeclared.exact_compute_buffer) == (causal, is_exact)
+    assert (declared.causal, declared.exact_compute_buffer) == (True, causal and is_exact)
+
+
+@pytest.mark.parametrize(
+    ("without", "changes", "message"),
     [
         ("general.architecture", {}, "names no architecture"),
         ("tokenizer.ggml.tokens", {}, "no vocabulary"),
@@ -124,7 +152,7 @@ def test_our_own_keys_are_read(tmp_path):
         (None, {"qwen3.embedding_length": -1}, "embedding_length is -1"),
     ],
 )
-def test_a_header_that_no_model_can_have_is_refused(tmp_path, without, changes, says):
-    """Missing and impossible values are named before llama.cpp sees the file."""
-    with pytest.raises(ModelFileError, match=says):
+def test_a_header_with_impossible_values_is_refused(tmp_path: Path, without: str | None, changes: dict, message: str):
+    """Missing and impossible values are reported before llama.cpp opens the file."""
+    with pytest.raises(ModelFileError, match=message):
         spec(tmp_path, QWEN3, (without,), **changes)

@@ -56,30 +56,33 @@ def opened(goldens: dict[str, Golden], request: pytest.FixtureRequest, tmp_path:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_golden_belongs_to_these_weights_and_texts(goldens: dict[str, Golden], name: str):
-    """The vectors were made from the very weights and texts that the tests use."""
+def test_stored_vectors_belong_to_these_weights_and_texts(goldens: dict[str, Golden], name: str):
+    """The stored vectors were made from the weights and texts that the tests use."""
     golden = goldens[name]
     texts = hashlib.sha256(json.dumps([GOLDEN, QUERIES, ENGLISH]).encode()).hexdigest()
     assert sha256_of(golden.checkpoint / "model.safetensors") == golden.about["weights_sha256"]
     assert texts == golden.about["texts_sha256"], "texts.py changed: run scripts/make_golden.py"
 
 
-def test_golden_texts_tell_models_apart(goldens: dict[str, Golden]):
-    """The small Qwen3 is lively: different texts get different vectors, so that a right cosine proves something."""
+def test_stored_vectors_of_different_texts_differ(goldens: dict[str, Golden]):
+    """The stored vectors of the random Qwen3 differ between texts, so that a cosine of 1 proves something.
+
+    This guards stored data: no change of the code can break it, only another golden file.
+    """
     vectors = goldens["qwen3"].vectors["english"]
     between = vectors @ vectors.T
     assert np.median(between[~np.eye(len(vectors), dtype=bool)]) < 0.9
     unlike = [GOLDEN[name] for name in ("english", "korean", "python", "emoji", "empty")]
-    places = [DOCUMENTS.index(text) for text in unlike]
-    few = goldens["qwen3"].vectors["documents"][places]
+    indices = [DOCUMENTS.index(text) for text in unlike]
+    few = goldens["qwen3"].vectors["documents"][indices]
     assert (few @ few.T - np.eye(len(few))).max() < 0.5
 
 
 @pytest.mark.parametrize(
     "opened", [(name, quant) for name in MODELS for quant in ("F32", "F16", "BF16")], indirect=True
 )
-def test_unquantised_vectors_are_the_checkpoint_s(opened: tuple):
-    """F32, F16 and BF16: every single text, in any script, with or without the query prompt, has cosine >= 0.9999."""
+def test_unquantised_vectors_equal_the_references(opened: tuple):
+    """F32, F16 and BF16: every text, in any script, with or without the query prompt, has a cosine >= 0.9999."""
     golden, model = opened
     documents = cosines(model.encode_document(DOCUMENTS), golden.vectors["documents"])
     queries = cosines(model.encode_query(QUESTIONS), golden.vectors["queries"])
@@ -88,8 +91,8 @@ def test_unquantised_vectors_are_the_checkpoint_s(opened: tuple):
 
 
 @pytest.mark.parametrize("opened", [("minilm", quant) for quant in LLAMA_CPP_MINILM], indirect=True)
-def test_quantisation_costs_no_more_than_llama_cpp_s(opened: tuple):
-    """MiniLM quantised by us is as near to float32 as llama.cpp's own files are."""
+def test_quantisation_costs_no_more_than_llama_cpps(opened: tuple):
+    """MiniLM quantised by qgguf is as near to float32 as a file of llama.cpp's own quantiser."""
     golden, model = opened
     mean = cosines(model.encode(ENGLISH), golden.vectors["english"]).mean()
     assert mean >= LLAMA_CPP_MINILM[model.spec.quantization]
@@ -104,15 +107,15 @@ def test_q8_0_is_within_a_thousandth(opened: tuple):
 
 
 @pytest.mark.parametrize("opened", [("qwen3", "Q4_K_M")], indirect=True)
-def test_q4_k_m_of_qwen3_still_finds_the_text(opened: tuple):
-    """Q4_K_M on random weights, its worst case: each text's nearest reference vector is its own."""
+def test_q4_k_m_of_qwen3_finds_its_text(opened: tuple):
+    """With Q4_K_M of random weights, its worst case, each text's nearest reference vector is its own."""
     golden, model = opened
     nearest = (model.encode(ENGLISH) @ golden.vectors["english"].T).argmax(axis=1)
     assert (nearest == np.arange(len(ENGLISH))).all()
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_token_counts_are_the_checkpoint_s(goldens: dict[str, Golden], name: str, request: pytest.FixtureRequest):
+def test_token_counts_equal_the_references(goldens: dict[str, Golden], name: str, request: pytest.FixtureRequest):
     """Every text has as many tokens as transformers counts, and the limit is that of the checkpoint."""
     golden = goldens[name]
     with Embedder(request.getfixturevalue(f"{name}_f16")) as model:
@@ -127,19 +130,19 @@ def test_token_counts_are_the_checkpoint_s(goldens: dict[str, Golden], name: str
     ("file", "least"), [("minilm_f16", 0.9999), ("qwen3_f16", 0.9999), ("minilm_q4", 0.995), ("qwen3_q4", 0.99)]
 )
 def test_a_batch_gives_what_each_text_gives_alone(file: str, least: float, request: pytest.FixtureRequest):
-    """A text's vector does not depend on its neighbours, nor on its place among them."""
+    """A text's vector depends neither on the other texts of its batch nor on their order."""
     with Embedder(request.getfixturevalue(file)) as model:
         together = model.encode(DOCUMENTS)
         alone = np.stack([model.encode(text) for text in DOCUMENTS])
         order = random.Random(1).sample(range(len(DOCUMENTS)), len(DOCUMENTS))
-        shuffled = model.encode([DOCUMENTS[place] for place in order])
+        shuffled = model.encode([DOCUMENTS[index] for index in order])
     assert cosines(together, alone).min() >= least
     assert cosines(shuffled, together[order]).min() >= least
 
 
 @pytest.mark.parametrize("file", ["minilm_q8", "qwen3_q4"])
-def test_a_b_a(file: str, request: pytest.FixtureRequest):
-    """Nothing of B stays behind: the second A has the bytes of the first."""
+def test_a_call_leaves_nothing_behind(file: str, request: pytest.FixtureRequest):
+    """The vectors of the texts A have the same bytes before and after a call with the texts B."""
     a, b = DOCUMENTS[:20], DOCUMENTS[20:]
     with Embedder(request.getfixturevalue(file)) as model:
         first = model.encode(a)
@@ -149,7 +152,7 @@ def test_a_b_a(file: str, request: pytest.FixtureRequest):
 
 @pytest.mark.parametrize("file", ["minilm_q4", "qwen3_q4"])
 def test_two_processes_give_the_same_bytes(file: str, request: pytest.FixtureRequest):
-    """One call on one CPU gives the same bytes each time, from the first text on."""
+    """The same call gives the same bytes in two processes."""
     program = (
         "import hashlib, sys; sys.path.insert(0, sys.argv[2])\n"
         "from tests.support.texts import GOLDEN; from qgguf import Embedder\n"

@@ -1,3 +1,5 @@
+"""Prompts of instructions, of names and of model cards, and which of them a call uses."""
+
 import pytest
 
 from qgguf.errors import PromptError
@@ -14,8 +16,8 @@ def pick(**given):
     return choose_prompt(PROMPTS, TEMPLATE, **NOTHING | given)
 
 
-def test_the_query_prompt_is_the_model_cards():
-    """Letter for letter, with no space after the colon."""
+def test_the_query_prompt_equals_the_model_cards():
+    """The query prompt has every letter of the model card's, and no space after the colon."""
     expected = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 
     assert PROMPTS["query"] == expected
@@ -27,13 +29,13 @@ def test_the_query_prompt_is_the_model_cards():
     ["retrieval", "question_answering", "code_search", "similarity", "classification", "clustering", "bitext"],
 )
 def test_each_common_task_has_a_prompt(task):
-    """Every preset is an instruction in the model's template."""
+    """Every task's prompt is its instruction in the model's template."""
     assert PROMPTS[task].startswith("Instruct: ")
     assert PROMPTS[task].endswith("\nQuery:")
 
 
 def test_any_instruction_fills_the_template():
-    """Braces and other scripts in an instruction stay as they are."""
+    """Braces and other scripts in an instruction do not change."""
     assert pick(instruction="Trouve {x} 한 😉") == "Instruct: Trouve {x} 한 😉\nQuery:"
 
 
@@ -42,8 +44,8 @@ def test_a_prompt_is_used_unchanged():
     assert pick(prompt="é: ") == "é: "
 
 
-def test_nothing_given_takes_the_default_or_nothing():
-    """A plain encode has no prompt unless the model names one."""
+def test_a_call_without_options_uses_the_default_prompt():
+    """A plain encode has no prompt unless the model has a default prompt."""
     assert pick() == ""
     assert pick(default_name="similarity") == PROMPTS["similarity"]
 

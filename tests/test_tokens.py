@@ -1,4 +1,4 @@
-"""Tokens against Hugging Face `tokenizers`: the world's locales, every code point, and random Unicode."""
+"""Ids compared with those of Hugging Face `tokenizers`: all locales, every code point, and random Unicode."""
 
 import json
 import random
@@ -27,7 +27,7 @@ Ids = Callable[[str], list[int]]
 
 
 def without_control_tokens(tokenizer: dict) -> Tokenizer:
-    """The tokenizer with control tokens under names that no text has: to us a text that names one is text."""
+    """The tokenizer with control tokens under names that occur in no text: qgguf tokenises such a name as text."""
     for added in tokenizer["added_tokens"]:
         if added["special"] or added["content"].startswith("<|"):
             added["content"] = "\ufdd0" * 9 + str(added["id"])
@@ -36,25 +36,25 @@ def without_control_tokens(tokenizer: dict) -> Tokenizer:
 
 
 class Pair:
-    """Our ids of a text beside Hugging Face's."""
+    """A model's ids of a text and Hugging Face's."""
 
-    def __init__(self, model: Embedder, reference: Tokenizer, before: list[int], after: list[int]):
-        self.model, self.reference, self.before, self.after = model, reference, before, after
+    def __init__(self, model: Embedder, reference: Tokenizer, prefix_ids: list[int], suffix_ids: list[int]):
+        self.model, self.reference, self.prefix_ids, self.suffix_ids = model, reference, prefix_ids, suffix_ids
 
     def ours(self, text: str) -> list[int]:
         return self.model.token_ids(text)
 
     def theirs(self, text: str) -> list[int]:
-        return [*self.before, *self.reference.encode(text, add_special_tokens=False).ids, *self.after]
+        return [*self.prefix_ids, *self.reference.encode(text, add_special_tokens=False).ids, *self.suffix_ids]
 
     def check(self, text: str) -> None:
-        """Fail with the shortest part of the text that differs."""
+        """Fail with the shortest part of the text whose ids differ."""
         if self.ours(text) == self.theirs(text):
             return
         while shorter := [
             part
-            for place in range(len(text))
-            if self.ours(part := text[:place] + text[place + 1 :]) != self.theirs(part)
+            for index in range(len(text))
+            if self.ours(part := text[:index] + text[index + 1 :]) != self.theirs(part)
         ]:
             text = shorter[0]
         assert self.ours(text) == self.theirs(text), ascii(text)
@@ -90,7 +90,7 @@ def locale_texts() -> dict[str, str]:
         if identifier.count("_") > 1 or identifier == "root":
             continue
         locale = Locale.parse(identifier)
-        if locale.territory:  # the language alone says it all
+        if locale.territory:  # the language alone has the same names
             continue
         names = [locale.display_name or "", *locale.territories.values(), *[*locale.languages.values()][:100]]
         names += [*locale.months["format"]["wide"].values(), *locale.days["format"]["abbreviated"].values()]
@@ -100,8 +100,8 @@ def locale_texts() -> dict[str, str]:
     return texts
 
 
-def test_locales(pair: Pair):
-    """Text of at least 119 locales gives Hugging Face's ids."""
+def test_texts_of_all_locales(pair: Pair):
+    """Texts of at least 119 locales get Hugging Face's ids."""
     assert sum(len(text) > 1000 for text in locale_texts().values()) >= 119
     differ = [name for name, text in locale_texts().items() if pair.ours(text) != pair.theirs(text)]
     assert not differ
@@ -109,18 +109,18 @@ def test_locales(pair: Pair):
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_texts(pair: Pair, name: str):
-    """The golden texts give Hugging Face's ids."""
+    """The golden texts get Hugging Face's ids."""
     pair.check(GOLDEN[name])
 
 
-def test_real_tokenizer_as_it_is(qwen3: Pair):
-    """With the published tokenizer.json, nothing changed in it, ids and end token are the same."""
+def test_ids_equal_those_of_the_published_tokenizer(qwen3: Pair):
+    """Ids and end token are those of the published tokenizer.json without any change."""
     published = Tokenizer.from_str(tokenizer_json().decode())
     for text in GOLDEN.values():
         assert qwen3.ours(text) == published.encode(text).ids
 
 
-def test_card_examples(qwen3: Pair):
+def test_token_counts_of_the_model_card(qwen3: Pair):
     """The model card's query has 27 tokens with its prompt and its document 8, end token included."""
     query = qwen3.model.prompts["query"] + "What is the capital of China?"
     document = "The capital of China is Beijing."
@@ -135,19 +135,19 @@ def test_card_examples(qwen3: Pair):
 def test_control_tokens_in_a_text_are_text(pair: Pair, text: str):
     """A text that names a control token is tokenised as its letters."""
     pair.check(text)
-    inside = pair.ours(text)[len(pair.before) : -1]
+    inside = pair.ours(text)[len(pair.prefix_ids) : -1]
     assert not {END, 151644, 151645, 151659} & set(inside) and not {101, 102, 103} & set(inside)
 
 
 @pytest.mark.parametrize("text", USER_DEFINED)
 def test_user_defined_tokens(pair: Pair, text: str):
-    """A token that the vocabulary lets texts name is found as Hugging Face finds it: before NFC, and whole."""
+    """A user-defined token in a text gets its own id, as in Hugging Face's tokenizer: before NFC, and as a whole."""
     pair.check(text)
 
 
 @pytest.mark.parametrize("text", ["", " ", "<|endoftext|>", "the end token"])
 def test_one_end_token(qwen3: Pair, text: str):
-    """The end token is there exactly once and last."""
+    """The end token occurs exactly once, as the last id."""
     ids = qwen3.ours(text)
     assert ids.count(END) == 1 and ids[-1] == END
 
@@ -160,34 +160,34 @@ BLOCKS = [*range(0, 0x20000, 128), *range(0x20000, 0x34000, 1024), *range(0xE000
 
 
 def blocks(around: str) -> Iterator[str]:
-    """Every code point in a context, 128 to a text."""
+    """Texts of every code point in a context, 128 code points to a text."""
     for first in BLOCKS:
         if not 0xD800 <= first <= 0xDFFF:
             yield "\n".join(around.replace("X", chr(code)) for code in range(first, first + 128))
 
 
-# Each context makes another property of X show: letter, number, space or neither; its place among accents.
+# Each context shows another property of X: letter, number, space or neither; its order among accents.
 CONTEXTS = ["aX'B X!", "1X2 X's  X", "\u0345X\u0334\u0315", "e\u0301X\u0338o\u0308"]
 
 
 @pytest.mark.parametrize("around", CONTEXTS)
 def test_every_code_point(pair: Pair, around: str):
-    """No code point of Unicode is taken for another kind of character than Hugging Face takes it for."""
+    """Every code point of Unicode belongs to the class that it has in Hugging Face's tokenizer."""
     for text in blocks(around):
         if pair.ours(text) != pair.theirs(text):
             for line in text.split("\n"):
                 pair.check(line)
 
 
-def test_words_of_every_code_point(minilm: Pair):
-    """Words are Hugging Face's for a cased model too, and for letters of which no known vocabulary has a token."""
+def test_every_code_point_of_a_cased_model(minilm: Pair):
+    """Words equal Hugging Face's for a cased model too, and for letters without a token in any known vocabulary."""
     split = BertPreTokenizer().pre_tokenize_str
     cased = BertNormalizer(lowercase=False, strip_accents=False).normalize_str
     for text in blocks("aXe\u0301 X"):
         assert words_of(text, lowercase=False, strip_accents=False) == [word for word, _ in split(cased(text))]
-    young = "Σ\ua7cb\ua7dcΣ ΑΣ"
-    theirs = split(minilm.reference.normalizer.normalize_str(young))
-    assert words_of(young, lowercase=True, strip_accents=True) == [word for word, _ in theirs]
+    newer = "Σ\ua7cb\ua7dcΣ ΑΣ"
+    theirs = split(minilm.reference.normalizer.normalize_str(newer))
+    assert words_of(newer, lowercase=True, strip_accents=True) == [word for word, _ in theirs]
 
 
 # Random Unicode
@@ -207,20 +207,19 @@ MIXED = st.lists(st.one_of(st.sampled_from(FRAGMENTS), ANYTHING), max_size=12).m
 @settings(max_examples=600)
 @given(text=MIXED)
 def test_random_texts_qwen3(qwen3: Pair, text: str):
-    """Whatever the text, the ids are Hugging Face's."""
-    pair_ids = qwen3.ours(text), qwen3.theirs(text)
-    assert pair_ids[0] == pair_ids[1]
+    """Any text gets Hugging Face's ids with the Qwen3 tokenizer."""
+    assert qwen3.ours(text) == qwen3.theirs(text)
 
 
 @settings(max_examples=600)
 @given(text=MIXED)
 def test_random_texts_minilm(minilm: Pair, text: str):
-    """Whatever the text, the ids are Hugging Face's."""
+    """Any text gets Hugging Face's ids with the MiniLM tokenizer."""
     assert minilm.ours(text) == minilm.theirs(text)
 
 
 def random_texts(seed: int, n_texts: int) -> Iterator[str]:
-    """Short texts of fragments and of characters from everywhere, many more than hypothesis can make."""
+    """Short texts of fragments and of any characters, many more than hypothesis can generate in the same time."""
     chance = random.Random(seed)
     for _ in range(n_texts):
         parts = []
@@ -232,24 +231,24 @@ def random_texts(seed: int, n_texts: int) -> Iterator[str]:
 
 
 def test_many_random_texts(pair: Pair):
-    """20 000 random texts, the same on every run."""
+    """20,000 random texts, the same in every run, get Hugging Face's ids."""
     for text in random_texts(1, 20_000):
         pair.check(text)
 
 
 @pytest.mark.slow
 def test_a_million_random_texts(pair: Pair):
-    """A million random texts."""
+    """A million random texts get Hugging Face's ids."""
     for text in random_texts(2, 1_000_000):
         pair.check(text)
 
 
-def test_our_byte_bpe_alone(qwen3: Pair, qwen3_q4: Path):
-    """The rare path is right for every text, not only for the rare ones that take it."""
-    says = read_header(qwen3_q4).metadata
-    tokens = says["tokenizer.ggml.tokens"]
-    kept = {tokens[number]: number for number, kind in enumerate(says["tokenizer.ggml.token_type"]) if kind == 4}
-    ours = ByteBpe(tokens, says["tokenizer.ggml.merges"], kept)
+def test_byte_bpe_is_right_for_every_text(qwen3: Pair, qwen3_q4: Path):
+    """Our byte-level BPE is right for any text, not only for the few texts that it is used for."""
+    metadata = read_header(qwen3_q4).metadata
+    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+    user_tokens = {token: number for number, token in enumerate(tokens) if types[number] == 4}
+    ours = ByteBpe(tokens, metadata["tokenizer.ggml.merges"], user_tokens)
     normalise = qwen3.reference.normalizer.normalize_str
     for text in (*random_texts(3, 3000), *locale_texts().values()):
         if "<" not in text:  # theirs normalises around named tokens
