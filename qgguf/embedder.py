@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qgguf import vectors as vector_math
 from qgguf.errors import ModelFileError, OptionError, PromptError, TextTooLongError
+from qgguf.gguf_format.reader import read_header
 from qgguf.hardware.cores import usable_cores
 from qgguf.inference import inputs as text_lists
 from qgguf.inference import pipeline as bulk
@@ -19,7 +20,7 @@ from qgguf.inference.aio import Waiters, awaitable, current_cancellation
 from qgguf.inference.engine import Engine
 from qgguf.memory.planner import Plan, PlanRequest
 from qgguf.model import prompts as prompt_texts
-from qgguf.model.from_gguf import read_header, spec_of
+from qgguf.model.from_gguf import spec_of
 from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.native.strategy import Strategy
 from qgguf.option_values import LEAST_MAX_TOKENS, PRECISIONS, TRUNCATIONS

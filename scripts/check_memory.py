@@ -23,8 +23,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for use from a checkout
 
+from qgguf.gguf_format.reader import read_header
 from qgguf.memory.planner import KV_TYPES, ModelSizes, Settings, cells_of, kv_bytes, output_bytes, parts_of, repacked_on
-from qgguf.model.from_gguf import read_header, sizes_of, spec_of
+from qgguf.model.from_gguf import sizes_of, spec_of
 from qgguf.native import binding
 from qgguf.native.context import KV_TYPE_IDS
 from qgguf.native.model import set_mmap

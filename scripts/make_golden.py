@@ -1,11 +1,11 @@
-"""Make tests/golden/: what sentence-transformers gives for the golden texts, in float32.
+"""Make tests/golden/: the vectors that sentence-transformers gives for the golden texts, in float32.
 
-Run once where torch is, and again only when texts or the small checkpoint change:
+Run it again only after a change of the texts or of the small checkpoint. It needs torch:
 
     python -m venv /tmp/golden && /tmp/golden/bin/pip install torch==2.13.0 sentence-transformers
     /tmp/golden/bin/python scripts/make_golden.py
 
-Each model gets <name>.npz (vectors, float32; token counts before any cut) and <name>.json (how it was made).
+For each model it writes <name>.npz (vectors, float32; token counts before any cut) and <name>.json (how it was made).
 """
 
 import datetime
@@ -35,12 +35,12 @@ COMMAND = "python scripts/make_golden.py"
 
 
 def texts_sha256() -> str:
-    """Names the texts that the vectors belong to."""
+    """Return the digest of the texts that the vectors belong to."""
     return hashlib.sha256(json.dumps([GOLDEN, QUERIES, ENGLISH]).encode()).hexdigest()
 
 
 def n_tokens(model: SentenceTransformer, texts: list[str]) -> list[int]:
-    """Tokens of each whole text, end token included, before any cut."""
+    """Return the number of tokens of each whole text, end token included, before any cut."""
     return [len(model.tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in texts]
 
 
@@ -59,7 +59,7 @@ def make(name: str, checkpoint: Path, source: str) -> None:
         "n_tokens_queries": np.array(n_tokens(model, [prompt + text for text in queries])),
     }
     by_name = model.encode_query(queries[:1], normalize_embeddings=True)
-    assert np.allclose(by_name[0], arrays["queries"][0], atol=1e-6), "encode_query puts another prompt"
+    assert np.allclose(by_name[0], arrays["queries"][0], atol=1e-6), "encode_query uses another prompt"
     assert arrays["documents"].dtype == np.float32
     np.savez_compressed(REPOSITORY / "tests" / "golden" / f"{name}.npz", **arrays)
     about = {

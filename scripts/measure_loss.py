@@ -1,6 +1,6 @@
-"""What each quantisation costs: the real MiniLM in every type against sentence-transformers in float32.
+"""Measure the loss of each quantisation: the real MiniLM in every type against sentence-transformers in float32.
 
-Prints the table of models/README.md. The reference vectors and the 300 sentences are those of tests/golden.
+It prints the table of models/README.md. The reference vectors and the 300 sentences are those of tests/golden.
 """
 
 import sys
@@ -21,13 +21,14 @@ NEIGHBOURS = 10
 
 
 def neighbours(vectors: np.ndarray) -> np.ndarray:
-    """The nearest ten of each sentence, itself left out: (n, 10)."""
+    """Return the indices of the ten nearest other sentences of each sentence: (n, 10)."""
     cosines = vectors @ vectors.T
     np.fill_diagonal(cosines, -2)
     return np.argsort(-cosines, axis=1)[:, :NEIGHBOURS]
 
 
 def main() -> None:
+    """Convert MiniLM to each type, and print a row for it."""
     checkpoint = fetch(ROOT / ".cache")
     with np.load(ROOT / "tests" / "golden" / "minilm.npz") as arrays:
         reference = arrays["english"]

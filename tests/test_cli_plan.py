@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from qgguf.gguf_format.reader import read_header
 from qgguf.hub.catalogue import CATALOGUE
-from qgguf.model.from_gguf import read_header
 from tests.support.empty_model import make_empty_model
 from tests.support.hub_server import Hub, Repo, serve
 from tests.support.processes import qgguf

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qgguf.errors import BudgetError, ModelFileError, OptionError
+from qgguf.gguf_format.reader import read_header
 from qgguf.memory.planner import ModelSizes, Plan, PlanRequest, larger_plan, parts_of, plan, smaller_plan
-from qgguf.model.from_gguf import read_header, sizes_of, spec_of
+from qgguf.model.from_gguf import sizes_of, spec_of
 from qgguf.units import in_gigabytes, parse_bytes
 from scripts.check_memory import TOLERANCE, check_model
 from tests.support.empty_model import SHAPES, make_empty_model

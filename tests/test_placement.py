@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from qgguf import Embedder
 from qgguf.errors import BudgetError, DeviceError, DeviceMemoryError, OptionError
+from qgguf.gguf_format.reader import read_header
 from qgguf.hardware.ram import HostMemory
 from qgguf.inference import engine
 from qgguf.inference.placement import Resources, needed, next_smaller, place
 from qgguf.memory.planner import REPACKED, ModelSizes, PlanRequest, worth_repacking
-from qgguf.model.from_gguf import read_header, sizes_of, spec_of
+from qgguf.model.from_gguf import sizes_of, spec_of
 from qgguf.native.devices import Device
 from tests.support.empty_model import make_empty_model
 from tests.support.processes import qgguf

@@ -1,4 +1,4 @@
-"""qgguf inspect."""
+"""The command `qgguf inspect`."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from qgguf.model.spec import ModelSpec
 
 
-@click.command(short_help="Show what a model is and what its file lacks.")
+@click.command(short_help="Show a model's properties and what was corrected in its header.")
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @verbose_option
 def inspect(model: str, as_json: bool) -> None:
-    """Show what a model is: architecture, size, dims, pooling, end token, prompts, and what its file lacks.
+    """Show a model's architecture, size, dims, pooling, end token and prompts, and what was corrected in its header.
 
-    Only the file's header is read, and nothing is downloaded.
+    Only the file's header is read. Nothing is downloaded.
     """
     from qgguf import hub
     from qgguf.model.from_gguf import read_spec

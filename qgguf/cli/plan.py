@@ -98,7 +98,8 @@ def _read(model: str) -> "tuple[Header, ModelSpec, str]":
 
     from qgguf import hub
     from qgguf.errors import ModelFileError
-    from qgguf.model.from_gguf import read_header, spec_of
+    from qgguf.gguf_format.reader import read_header
+    from qgguf.model.from_gguf import spec_of
 
     file = hub.locate(model)
     if isinstance(file, Path):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from qgguf.errors import ModelFileError
 from qgguf.file_hash import sha256_of
+from qgguf.gguf_format.reader import read_header
 from qgguf.hub import LocalModel
 from qgguf.hub.catalogue import published_file
-from qgguf.model.from_gguf import read_header, spec_of
+from qgguf.model.from_gguf import spec_of
 from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.types import Progress
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from qgguf.batching import Ids
 from qgguf.errors import DeviceError, DeviceMemoryError, NativeError, QgError
+from qgguf.gguf_format.reader import Header
 from qgguf.hardware.cpu import types_to_repack
 from qgguf.hardware.ram import host_memory
 from qgguf.inference.placement import Resources, needed, next_smaller, place, place_on_cpu
 from qgguf.inference.scheduler import Between, Call, Scheduler
 from qgguf.memory.planner import KEPT_TOKENS, ModelSizes, PlanRequest
-from qgguf.model.from_gguf import Header, sizes_of
+from qgguf.model.from_gguf import sizes_of
 from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.native.context import NativeContext
 from qgguf.native.devices import list_backends, list_devices

@@ -1,1 +1,1 @@
-"""What a model is: its spec, its prompts, read from a GGUF header."""
+"""Models: spec, families and prompts, and how they are read from a GGUF header."""

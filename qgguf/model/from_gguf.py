@@ -7,23 +7,11 @@ from pathlib import Path
 
 from qgguf.errors import ModelFileError
 from qgguf.gguf_format import keys
-from qgguf.gguf_format.reader import FILE_TYPES, TENSOR_TYPES, Header, TensorInfo, read_header, row_bytes
+from qgguf.gguf_format.reader import FILE_TYPES, TENSOR_TYPES, Header, read_header
 from qgguf.memory.planner import DEFAULT_MAX_TOKENS, ModelSizes
 from qgguf.model.families import Family, Traits, family_of
 from qgguf.model.prompts import instruction_prompts
 from qgguf.model.spec import ModelSpec, Pooling
-
-__all__ = [
-    "FILE_TYPES",
-    "TENSOR_TYPES",
-    "Header",
-    "TensorInfo",
-    "read_header",
-    "read_spec",
-    "row_bytes",
-    "sizes_of",
-    "spec_of",
-]
 
 
 def read_spec(path: str | os.PathLike[str]) -> ModelSpec:

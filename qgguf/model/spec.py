@@ -45,25 +45,27 @@ POOLING_NAMES = ("mean", "cls", "last")
 class ModelSpec:
     """Description of a model: the values of its GGUF header, corrected where the header is known to be wrong.
 
-    name                 general.name, else the file's stem
+    name                 general.name, else general.basename, else the file's stem
     architecture         general.architecture: "qwen3", "bert", ...
     quantization         general.file_type as a word: "Q4_K_M", "F16", ...
     size_bytes           the file's size
-    n_params             weights in all tensors
-    n_layers, dims       blocks; native length of a vector
-    n_heads, n_kv_heads, head_dim
-    vocab_size           tokens in the vocabulary
-    context_length       trained positions
+    n_params             number of weights in all tensors
+    n_layers             number of layers
+    dims                 full length of a vector
+    n_heads, n_kv_heads  number of attention heads; of key and value heads
+    head_dim             width of one key head
+    vocab_size           number of tokens in the vocabulary
+    context_length       number of positions that the model was trained with
     max_tokens           the checkpoint's own max_seq_length; None where it declares none
     causal               each token attends only to itself and the tokens before it
     pooling              None where the file declares none and none could be inferred
     end_token_id         id that must end each text; None where the model has none
-    end_token            its text, for people
-    prompts              prompt name -> text put before a text
+    end_token            the text of this token
+    prompts              prompt name -> text that goes before a text
     default_prompt_name  prompt of a plain `encode`; None for no prompt
     instruction_template with "{instruction}" in it; None where the model takes no instruction
-    mrl_dims             (smallest, largest) dims the model was trained to be cut to; None: not trained for it
-    source_repo, source_revision, source_sha256   where the weights came from; "" or () where unknown
+    mrl_dims             (smallest, largest) dims that the model was trained to be cut to; None: not trained for it
+    source_repo, source_revision, source_sha256   origin of the weights; "" or () if unknown
     corrections          what was missing or wrong in the header and which value is used instead, a sentence each
     exact_compute_buffer whether `memory.compute_buffer` models this model's graph exactly, not only approximately
     """
@@ -96,8 +98,8 @@ class ModelSpec:
     exact_compute_buffer: bool = False
 
     def pools_last_row(self, pooling: Pooling | None = None) -> bool:
-        """Return whether a text's vector is the row of its last token, so that no other row need leave the model.
+        """Return whether a text's vector is the row of its last token, so that no other row has to leave the model.
 
-        pooling  the pooling in use, where it differs from the file's
+        pooling  the pooling in use, if it is not the file's
         """
         return self.causal and (self.pooling if pooling is None else pooling) is Pooling.LAST

@@ -1,4 +1,4 @@
-"""Encoders of which only the attention is known. Once more is known of one, it gets a file of its own."""
+"""Encoders of which only the attention is known; once more is known of one, give it a separate file."""
 
 from qgguf.model.families.family import Family
 
