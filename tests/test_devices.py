@@ -1,4 +1,4 @@
-"""Devices of the binding, the choice among them, and how a model is put on one."""
+"""Devices, the choice among them, and models loaded on one."""
 
 import logging
 import os
@@ -33,11 +33,11 @@ needs_gpu = pytest.mark.skipif(not has_gpu(), reason="this llama-cpp-python find
 needs_none = pytest.mark.skipif(has_gpu(), reason="there is a GPU")
 
 
-# What there is
+# List of devices
 
 
-def test_the_cpu_is_a_device_with_the_machines_memory():
-    """Its total is /proc/meminfo's, its backend is CPU."""
+def test_cpu_is_a_device_with_the_memory_of_the_machine():
+    """Its total is that of /proc/meminfo, its backend is CPU."""
     (cpu,) = (device for device in list_devices() if device.kind == "cpu")
     assert cpu.backend == "CPU" and cpu.name == "CPU" and cpu.description
     assert 0 < cpu.free_bytes <= cpu.total_bytes
@@ -47,20 +47,20 @@ def test_the_cpu_is_a_device_with_the_machines_memory():
         assert cpu.total_bytes == pytest.approx(kilobytes * 1024, rel=0.001)
 
 
-def test_gpus_are_there_where_llama_cpp_offloads():
-    """The second truth is llama.cpp's own answer; a build with RPC says yes without any GPU."""
+def test_gpu_is_listed_where_llama_cpp_offloads():
+    """llama.cpp's own function agrees; a build with RPC returns true without any GPU."""
     if "RPC" not in list_backends():
         assert has_gpu() == binding.llama().llama_supports_gpu_offload()
     assert "CPU" in list_backends()
 
 
-def test_a_device_that_is_gone_is_told():
-    """Between a plan and a load a card can vanish; the name in the message is the card's."""
+def test_device_that_is_gone_is_refused():
+    """A card can vanish between the plan and the load; the message names the card."""
     with pytest.raises(DeviceError, match=r"CUDA7 \(RTX 9, CUDA, 3.0 of 4.0 GB free\) is gone"):
         handle_of(Device("CUDA7", "RTX 9", "gpu", "CUDA", 3_000_000_000, 4_000_000_000))
 
 
-# The choice
+# Choice of a device
 
 devices = st.builds(
     Device,
@@ -74,17 +74,17 @@ devices = st.builds(
 
 
 @given(st.sampled_from(DEVICES), st.lists(devices, max_size=4), st.integers(0, 4))
-def test_the_choice(asked: str, others: list[Device], place: int):
-    """What is asked for is given or refused; auto is never refused, and takes a GPU exactly where there is one."""
-    there = [*others[:place], HOST, *others[place:]]
+def test_device_asked_for_is_chosen_or_refused(asked: str, others: list[Device], index: int):
+    """ "auto" is never refused, and takes a GPU exactly where there is one."""
+    listed = [*others[:index], HOST, *others[index:]]
     backends = ["CPU", *(device.backend for device in others)]
     fit = [device for device in others if device.is_gpu and (asked != "cuda" or device.backend == "CUDA")]
     try:
-        chosen, reason = choose_device(asked, there, backends)
+        chosen, reason = choose_device(asked, listed, backends)
     except DeviceError:
         assert asked in ("gpu", "cuda") and not fit
         return
-    assert reason and chosen in there
+    assert reason and chosen in listed
     if asked == "cpu" or not fit:
         assert asked in ("cpu", "auto") and chosen == HOST
         return
@@ -93,8 +93,8 @@ def test_the_choice(asked: str, others: list[Device], place: int):
     assert chosen.free_bytes == max(device.free_bytes for device in own_memory or fit)
 
 
-def test_a_refusal_names_the_command():
-    """Without a build: the line that makes one, for the shell of the system. With one: the driver."""
+def test_refusal_names_the_command():
+    """Without a build for the GPU it is the command that compiles one, for the system's shell; with one, the driver."""
     with pytest.raises(DeviceError) as refused:
         choose_device("cuda", [HOST], ["CPU"], "linux")
     assert 'CMAKE_ARGS="-DGGML_CUDA=on" pip install' in str(refused.value)
@@ -103,12 +103,12 @@ def test_a_refusal_names_the_command():
         choose_device("gpu", [HOST], ["CPU"], "win32")
     with pytest.raises(DeviceError, match="-DGGML_METAL=on"):
         choose_device("gpu", [HOST], ["CPU", "BLAS"], "darwin")
-    with pytest.raises(DeviceError, match=r"has CUDA, which finds no GPU here\. Look at the driver"):
+    with pytest.raises(DeviceError, match=r"has CUDA, which finds no GPU here\. Check the driver"):
         choose_device("gpu", [HOST], ["CUDA", "CPU"], "linux")
     arc = Device("Vulkan0", "Arc", "gpu", "Vulkan", 1, 2)
-    with pytest.raises(DeviceError, match="there is Vulkan0: device=gpu"):
+    with pytest.raises(DeviceError, match="device=gpu would use Vulkan0"):
         choose_device("cuda", [arc, HOST], ["Vulkan", "CPU"], "linux")
-    with pytest.raises(OptionError, match="auto, cpu, gpu and cuda"):
+    with pytest.raises(OptionError, match="Use auto, cpu, gpu or cuda"):
         choose_device("tpu", [HOST], ["CPU"])
     with pytest.raises(DeviceError, match="no CPU backend"):
         choose_device("auto", [], [])
@@ -117,8 +117,8 @@ def test_a_refusal_names_the_command():
 # A model on a device
 
 
-def test_one_log_line_says_where_and_why(minilm_q8: Path, caplog: pytest.LogCaptureFixture):
-    """Which device, its memory, the reason."""
+def test_one_log_line_names_the_device_and_the_reason(minilm_q8: Path, caplog: pytest.LogCaptureFixture):
+    """The line has the device, its memory and the reason."""
     caplog.set_level(logging.INFO, "qgguf")
     NativeModel(minilm_q8, read_spec(minilm_q8), "auto").close()
     (line,) = (record.message for record in caplog.records if record.message.startswith("Running on"))
@@ -128,14 +128,14 @@ def test_one_log_line_says_where_and_why(minilm_q8: Path, caplog: pytest.LogCapt
 
 @needs_none
 @pytest.mark.parametrize("asked", ["gpu", "cuda"])
-def test_no_silent_fallback(asked: str, minilm_q8: Path):
-    """Without a GPU it is refused, with the command."""
+def test_missing_gpu_is_refused(asked: str, minilm_q8: Path):
+    """There is no silent fallback to the CPU; the message has the command."""
     with pytest.raises(DeviceError, match="-DGGML_"):
         Embedder(minilm_q8, device=asked)
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"gpu_layers": 7}, "0 to 6"),
         ({"gpu_layers": -1}, "0 to 6"),
@@ -149,29 +149,29 @@ def test_no_silent_fallback(asked: str, minilm_q8: Path):
         ({"mmap": 1}, "mmap=1"),
     ],
 )
-def test_wrong_loading_options_are_refused(options: dict[str, object], says: str, minilm_q8: Path):
-    """A plan for another model, and slips of the pen, stop before llama.cpp sees them."""
-    with pytest.raises(OptionError, match=says):
+def test_wrong_loading_options_are_refused(options: dict[str, object], message: str, minilm_q8: Path):
+    """Values of a wrong type or out of range are refused before llama.cpp gets them."""
+    with pytest.raises(OptionError, match=message):
         NativeModel(minilm_q8, read_spec(minilm_q8), **options)
 
 
 @needs_none
-def test_layers_for_a_gpu_that_is_not_there_are_refused(minilm_q8: Path):
-    """The GPU went between plan and load: auto does not turn a plan for it into a CPU run."""
+def test_layers_for_a_missing_gpu_are_refused(minilm_q8: Path):
+    """Where the GPU vanished after the plan, "auto" does not run a plan for it on the CPU."""
     with pytest.raises(DeviceError, match="gpu_layers=3, but there is no GPU"):
         NativeModel(minilm_q8, read_spec(minilm_q8), "auto", gpu_layers=3)
 
 
 def weights_of(path: Path, caplog: pytest.LogCaptureFixture, **options: bool) -> dict[str, float]:
-    """Buffer name -> MiB, as llama.cpp reports them at load."""
+    """Return the size in MiB of each buffer that llama.cpp reports at load, by name."""
     caplog.clear()
     NativeModel(path, read_spec(path), "cpu", **options).close()
     lines = [record.message for record in caplog.records if "model buffer size" in record.message]
     return {line.split()[1]: float(line.split("=")[1].split()[0]) for line in lines}
 
 
-def test_mmap_and_repacking_are_what_llama_cpp_does(qwen3_q4: Path, caplog: pytest.LogCaptureFixture):
-    """Its own report: mapped pages, plain memory, and the repacked copy where it makes one at all."""
+def test_mmap_and_repacking_are_as_llama_cpp_reports(qwen3_q4: Path, caplog: pytest.LogCaptureFixture):
+    """Its log lists mapped pages, plain memory, and the repacked copy where it makes one."""
     caplog.set_level(logging.DEBUG, "qgguf.llama")
     mapped = weights_of(qwen3_q4, caplog, repack=False)
     read = weights_of(qwen3_q4, caplog, repack=False, mmap=False)
@@ -180,8 +180,8 @@ def test_mmap_and_repacking_are_what_llama_cpp_does(qwen3_q4: Path, caplog: pyte
         assert "CPU_REPACK" in weights_of(qwen3_q4, caplog)
 
 
-def test_loading_options_change_no_vector(small_qwen3: Path):
-    """Where weights lie is not what they are."""
+def test_loading_options_do_not_change_vectors(small_qwen3: Path):
+    """Repacking, mmap and the number of layers on a GPU leave vectors as they are."""
     from qgguf.native.context import NativeContext
     from qgguf.native.strategy import Strategy
 
@@ -197,9 +197,9 @@ def test_loading_options_change_no_vector(small_qwen3: Path):
         np.testing.assert_allclose(other, found[0], rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of a process as on Linux")
-def test_no_room_is_told_as_such(qwen3_f16: Path, tmp_path: Path):
-    """A load that fails for memory is a DeviceMemoryError, not a broken file; here the process may hold no more."""
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' process limits")
+def test_lack_of_memory_is_reported_as_such(qwen3_f16: Path, tmp_path: Path):
+    """A load that fails for lack of memory raises DeviceMemoryError; here a process limit causes it."""
     program = (
         "import resource, sys\n"
         "from qgguf.native import binding; binding.llama()\n"
@@ -213,12 +213,12 @@ def test_no_room_is_told_as_such(qwen3_f16: Path, tmp_path: Path):
     )
     done = run_code(program, home=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "has no room for" in done.stdout and "failed to allocate CPU buffer" in done.stdout
+    assert "has too little free memory for" in done.stdout and "failed to allocate CPU buffer" in done.stdout
 
 
 @needs_gpu
-def test_layers_and_head_are_where_they_are_asked_for(qwen3_f16: Path, caplog: pytest.LogCaptureFixture):
-    """llama.cpp's report: the vocabulary projection stays on the host; fewer layers take less of the GPU."""
+def test_layers_and_head_are_loaded_where_requested(qwen3_f16: Path, caplog: pytest.LogCaptureFixture):
+    """In llama.cpp's log the vocabulary projection stays on the host, and fewer layers take less of the GPU."""
     caplog.set_level(logging.DEBUG, "qgguf.llama")
     spec = read_spec(qwen3_f16)
 
@@ -238,15 +238,15 @@ def test_layers_and_head_are_where_they_are_asked_for(qwen3_f16: Path, caplog: p
 
 @needs_gpu
 def test_gpu_and_cpu_agree(small_qwen3: Path, minilm_f16: Path):
-    """F16 on both: cosine 0.999 or more."""
+    """In F16 their vectors have cosine 0.999 or more."""
     for path in (small_qwen3, minilm_f16):
         with Embedder(path, device="gpu") as gpu, Embedder(path, device="cpu") as cpu:
             assert (gpu.device, cpu.device) == ("gpu", "cpu")
             assert np.diag(cpu.similarity(gpu.encode(TEXTS), cpu.encode(TEXTS))).min() >= 0.999
 
 
-def test_a_build_for_another_processor_is_refused_before_it_computes(tmp_path: Path):
-    """A processor without AVX2 under this build: one line instead of SIGILL. The file that says so is a fake one."""
+def test_build_for_another_processor_is_refused(tmp_path: Path):
+    """On a processor without AVX2, by a made-up cpuinfo, this build raises an error in place of SIGILL."""
     if "AVX2" not in binding.llama().llama_print_system_info().decode():
         pytest.skip("this build needs no AVX2")
     (tmp_path / "cpuinfo").write_text("flags\t\t: fpu sse2 avx\n")

@@ -1,6 +1,6 @@
-"""The short ways to a vector equal the plain path: llama.cpp's own pooling, each text alone, all its tokens as outputs.
+"""All strategies give the plain path's vectors: llama.cpp's own pooling, each text alone, all its tokens as outputs.
 
-Models are F16, where batches of another shape differ by rounding only.
+The models are F16, where batches of another shape differ by rounding only.
 """
 
 import threading
@@ -40,7 +40,7 @@ def some_ids(n: int, alphabet: int, seed: int) -> Ids:
 
 
 class Plain:
-    """The oracle: each text alone, by llama.cpp's pooling; computed once."""
+    """Reference vectors: each text alone, by llama.cpp's pooling, computed once."""
 
     def __init__(self, model: NativeModel) -> None:
         self._context = context_of(model, Strategy.PLAIN, micro_batch=CELLS)
@@ -75,9 +75,9 @@ def plain(model: NativeModel) -> Plain:
     return Plain(model)
 
 
-# One context, batch after batch
+# Batches in one context
 
-# Too short to be kept, kept, one that begins with another, and longer than may be kept; more than are kept at once.
+# Too short to be kept, long enough, one that begins with another, and too long; more than are kept at once.
 PROMPTS = [(), (7,), (7, 8, 9), (1, 2, 3, 4), some_ids(30, 9, 0), some_ids(30, 9, 0) + some_ids(25, 9, 1)]
 PROMPTS += [(2,) * 40, some_ids(120, VOCABULARY, 2), some_ids(140, VOCABULARY, 3), some_ids(250, 3, 4)]
 assert len(PROMPTS) > KEPT_PREFIXES and sum(map(len, PROMPTS)) > KEPT_TOKENS
@@ -94,7 +94,7 @@ branches = st.tuples(st.booleans(), st.integers(0, 9), st.sampled_from([0.0, 0.3
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts of one native batch, all different; `stopped`: what `between` raises ends it before the end."""
+    """Distinct texts of one native batch; where `stopped` is true, an exception from `between` ends the batch early."""
 
     texts: list[Ids]
     prompt: Ids
@@ -125,15 +125,15 @@ def stop(_done: int, _total: int) -> None:
 def test_batches_equal_the_plain_path(
     strategy: Strategy, n_examples: int, qwen3: Embedder, model: NativeModel, plain: Plain
 ):
-    """Shared beginnings, texts that begin others, prompts kept, evicted, longer and shorter, batches that were stopped:
-    whatever came before in the same context, each text has the vector that it has alone."""
+    """Each text has the vector that it has alone, whatever was computed in the context before: shared beginnings, texts
+    that begin others, prompts kept, evicted, longer and shorter, and batches that were stopped."""
 
     @settings(max_examples=n_examples)
     @given(st.lists(batches(), min_size=1, max_size=6))
-    def check(story: list[Batch]) -> None:
+    def check(series: list[Batch]) -> None:
         context = context_of(model, strategy)
         try:
-            for batch in story:
+            for batch in series:
                 texts, prompt = [array(text) for text in batch.texts], array(batch.prompt)
                 if batch.stopped:
                     try:
@@ -147,7 +147,7 @@ def test_batches_equal_the_plain_path(
     check()
 
 
-# Many calls at once
+# Concurrent calls
 
 MAX_TOKENS = 100
 stems = st.sampled_from(["", "", "a", "a b", "é 한 😉 ", "The harbour office, 1897. ", "word " * 60, "word " * 200])
@@ -159,7 +159,7 @@ prompts = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def short_and_plain(small_qwen3: Path) -> Iterator[tuple[Embedder, Embedder]]:
-    """An Embedder that cuts texts early, and its plain twin."""
+    """An Embedder with a low token limit, and one with the plain strategy."""
     with (
         Embedder(small_qwen3, max_tokens=MAX_TOKENS) as embedder,
         Embedder(small_qwen3, max_tokens=MAX_TOKENS, strategy="plain") as twin,
@@ -169,7 +169,7 @@ def short_and_plain(small_qwen3: Path) -> Iterator[tuple[Embedder, Embedder]]:
 
 
 def at_once(embedder: Embedder, calls: Sequence[tuple[list[str], dict[str, str]]]) -> list[Embeddings | BaseException]:
-    """Each call in a thread of its own, all beginning together."""
+    """Run each call in a thread, all started together."""
     outcomes: list[Embeddings | BaseException] = [AssertionError("no outcome")] * len(calls)
     start = threading.Barrier(len(calls))
 
@@ -186,7 +186,7 @@ def at_once(embedder: Embedder, calls: Sequence[tuple[list[str], dict[str, str]]
         thread.start()
     for thread in threads:
         thread.join(120)
-        assert not thread.is_alive(), "a call waits for ever"
+        assert not thread.is_alive(), "a call does not return"
     return outcomes
 
 
@@ -195,7 +195,7 @@ def at_once(embedder: Embedder, calls: Sequence[tuple[list[str], dict[str, str]]
 def test_threads_equal_the_plain_path(
     short_and_plain: tuple[Embedder, Embedder], calls: list[tuple[list[str], dict[str, str]]]
 ):
-    """Calls of many prompts at the same time, texts equal, alike and cut: each has its vectors, counts and cuts."""
+    """Concurrent calls with many prompts and equal, similar and cut texts return the right vectors, counts and cuts."""
     embedder, twin = short_and_plain
 
     found = at_once(embedder, calls)
@@ -208,8 +208,8 @@ def test_threads_equal_the_plain_path(
         np.testing.assert_array_equal(embeddings.truncated, expected.truncated)
 
 
-def test_calls_of_many_threads_share_batches(short_and_plain: tuple[Embedder, Embedder]):
-    """Whoever comes while a batch is under way is in the next one, with all others: 20 calls, 2 batches."""
+def test_concurrent_calls_share_batches(short_and_plain: tuple[Embedder, Embedder]):
+    """All calls that arrive while a batch is computed go into the next one: 20 calls take 2 batches."""
     embedder, twin = short_and_plain
     texts = [f"thread {number} é" for number in range(20)]
     with WatchedLanes(embedder, is_open=False) as lanes:

@@ -1,4 +1,4 @@
-"""Row conversion through the binding: finite checks, fallbacks to an error in place of an abort."""
+"""Conversion of rows by ggml: checks for finite values, and errors in place of aborts."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tests.support.checkpoints import bf16
 
 
 def raw(type_id: int, values: np.ndarray) -> np.ndarray:
-    """Numbers in their stored form, as bytes."""
+    """Return numbers as they are stored, as bytes."""
     stored = {
         F32: lambda: values.astype(np.float32),
         F16: lambda: values.astype(np.float16),
@@ -24,16 +24,16 @@ def raw(type_id: int, values: np.ndarray) -> np.ndarray:
 
 
 @given(st.lists(st.floats(width=16), max_size=40), st.sampled_from([F32, F16]))
-def test_finite_is_what_numpy_says(values: list[float], type_id: int):
-    """Any mixture of signs, zeros, NaN and infinities."""
+def test_is_finite_agrees_with_numpy(values: list[float], type_id: int):
+    """It does for any mixture of signs, zeros, NaN and infinities."""
     numbers = np.array(values, np.float32)
     assert is_finite(type_id, raw(type_id, numbers)) == bool(np.isfinite(numbers).all())
 
 
 @pytest.mark.parametrize("type_id", [F32, F16, BF16])
 @pytest.mark.parametrize("bad", [0x7F80_0000, 0xFF80_0000, 0x7FC0_0000, 0xFFC0_0000])
-def test_one_bad_number_is_seen(type_id: int, bad: int):
-    """NaN or infinity of either sign, among negative numbers only and among positive ones only."""
+def test_one_bad_number_is_detected(type_id: int, bad: int):
+    """NaN or infinity of either sign is detected among negative numbers only and among positive numbers only."""
     for others in (-1.5, 1.5):
         numbers = np.full(100, others, np.float32)
         assert is_finite(type_id, raw(type_id, numbers))
@@ -43,8 +43,8 @@ def test_one_bad_number_is_seen(type_id: int, bad: int):
 
 
 @pytest.mark.parametrize("type_id", [F16, BF16])
-def test_a_type_is_copied_to_itself_bit_by_bit(type_id: int):
-    """Subnormal numbers too, which a way through float32 may flush."""
+def test_same_type_is_copied_bit_by_bit(type_id: int):
+    """So are subnormal numbers, which a conversion through float32 may set to zero."""
     source = np.arange(0, 0x7000, dtype=np.uint16).view(np.uint8)
     target = np.empty_like(source)
     assert quantize_rows(type_id, source, 0x7000, type_id, target, np.empty(0x7000, np.float32))
@@ -52,8 +52,8 @@ def test_a_type_is_copied_to_itself_bit_by_bit(type_id: int):
 
 
 @pytest.mark.parametrize("target", ["Q8_0", "Q4_K", "F16", "IQ4_NL"])
-def test_rows_done_together_or_alone_are_the_same(target: str):
-    """How many rows fit the scratch has no influence."""
+def test_number_of_rows_at_once_has_no_influence(target: str):
+    """The bytes are equal for buffers of 1, 3 and 100 rows."""
     rows, columns, type_id = 7, 512, TYPE_IDS[target]
     source = raw(BF16, np.random.default_rng(0).standard_normal((rows, columns)).astype(np.float32))
     made = []
@@ -64,8 +64,8 @@ def test_rows_done_together_or_alone_are_the_same(target: str):
     assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2])
 
 
-def test_the_fast_way_to_f16_is_the_slow_one(monkeypatch: pytest.MonkeyPatch):
-    """Every BF16 number, every half and what lies around the middle of two: same bits from both calls."""
+def test_fast_conversion_to_f16_equals_the_slow_one(monkeypatch: pytest.MonkeyPatch):
+    """Both give the same bits for each BF16 number, each half and numbers near the middle of two halves."""
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
     middles = (halves[1:] + halves[:-1]) / 2
     every = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
@@ -75,24 +75,24 @@ def test_the_fast_way_to_f16_is_the_slow_one(monkeypatch: pytest.MonkeyPatch):
     for has_fast in (True, False):
         if not has_fast:
             monkeypatch.setattr(binding, "ggml_cpu", lambda: None)
-        quantize._calls.cache_clear()
+        quantize._functions.cache_clear()
         out = np.empty(source.nbytes // 2, np.uint8)
         quantize_rows(F32, source, out.nbytes // 2, F16, out, np.empty(out.nbytes // 2, np.float32))
         made.append(out)
-    quantize._calls.cache_clear()
+    quantize._functions.cache_clear()
     assert np.array_equal(made[0], made[1])
 
 
-def test_a_number_too_large_for_the_type_is_told():
-    """100000 is finite, and infinity in F16."""
+def test_number_too_large_for_the_type_is_detected():
+    """100000 is infinity in F16 and finite in BF16."""
     source, out = raw(F32, np.full(32, 1e5, np.float32)), np.empty(64, np.uint8)
     assert not quantize_rows(F32, source, 32, F16, out, np.empty(32, np.float32))
     assert quantize_rows(F32, source, 32, BF16, out, np.empty(32, np.float32))
 
 
 @pytest.mark.parametrize(("columns", "room"), [(100, 1000), (512, 10)])
-def test_what_would_abort_the_process_is_an_error(columns: int, room: int):
-    """Rows that are no multiple of a block, and a target that is too small."""
+def test_unfit_rows_and_targets_are_refused(columns: int, room: int):
+    """ggml would abort on rows that are no multiple of a block; a target that is too small would be overrun."""
     with pytest.raises(NativeError):
         quantize_rows(
             F32,

@@ -1,1 +1,1 @@
-"""The door to llama.cpp. Its words (`n_ctx`, `n_batch`, `n_ubatch`, `n_seq_max`) stay behind it."""
+"""Everything that calls llama.cpp. Its terms (`n_ctx`, `n_batch`, `n_ubatch`, `n_seq_max`) stay in this package."""

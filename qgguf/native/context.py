@@ -1,4 +1,4 @@
-"""A place to compute: KV cache and scratch over one model, and the call that turns token ids into vectors."""
+"""Contexts of llama.cpp: the KV cache and compute buffer of a model, and the call that makes vectors from token ids."""
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -20,17 +20,17 @@ from qgguf.native.token_batch import TokenBatch
 from qgguf.vectors import Vectors
 
 LEAST_KEPT = 4
-"""A shorter prompt costs less than looking it up."""
+"""Tokens of the shortest prompt that stays in the KV cache. A shorter one costs less than looking it up."""
 
 MICRO_BATCH = 512
-"""Tokens that llama.cpp sees at once, where a text may be split."""
+"""Tokens that llama.cpp computes at once, for models whose texts can be split."""
 
 KV_TYPE_IDS = {"f16": 1, "q8_0": 8, "q4_0": 2}
-"""A KV cache's type -> ggml_type."""
+"""Type of a KV cache -> ggml_type."""
 
 _FLASH_ATTENTION_OFF = 0
 
-# What llama_decode and llama_encode return, and what it means for us.
+# Return codes of llama_decode and llama_encode.
 DECODE_CODES = {
     1: "no room in the KV cache",
     2: "aborted",
@@ -43,20 +43,20 @@ DECODE_CODES = {
 _NO_IDS: Ids = np.empty(0, np.int32)
 
 
-def _go_on(_done: int, _total: int) -> None:
-    """Nothing stops the work."""
+def _do_nothing(_done: int, _total: int) -> None:
+    """Do nothing between two native calls."""
 
 
 class NativeContext:
-    """A place to compute: KV cache and scratch for batches of texts over one NativeModel. Not thread-safe.
+    """KV cache and compute buffer for batches of texts over one NativeModel. Not thread-safe.
 
-    cells        tokens in one batch, all texts together; one text may take them all
+    cells        most tokens in one batch, in one text or in many
     threads      CPU threads
-    pooling      how a text's vector is made
-    strategy     how it is read
-    micro_batch  tokens that llama.cpp sees at once, where a text may be split
+    pooling      how a text's vector is made of the rows of its tokens
+    strategy     how vectors are read from llama.cpp
+    micro_batch  tokens that llama.cpp computes at once, for models whose texts can be split
     kv_type      type of the KV cache, a key of KV_TYPE_IDS
-    raises       DeviceMemoryError: the GPU has no room for it; NativeError
+    raises       DeviceMemoryError: the GPU has too little free memory; NativeError
     """
 
     def __init__(
@@ -73,15 +73,15 @@ class NativeContext:
         llama = binding.llama()
         n_sequences = n_sequences_of(model.spec.vocab_size)
         self.max_texts = n_sequences - KEPT_PREFIXES
-        cells = max(cells, n_sequences)  # fewer outputs than sequences: llama.cpp aborts
+        cells = max(cells, n_sequences)  # llama.cpp aborts on fewer outputs than sequences
         self.model, self.pooling, self.strategy, self.cells = model, pooling, strategy, cells
-        # Pooling over all of a text's tokens happens within one pass.
+        # Pooling over all of a text's tokens needs them in one micro-batch.
         one_pass = not model.spec.pools_last_row(pooling)
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = cells + (KEPT_TOKENS if strategy is Strategy.LAST_ROWS else 0)
         parameters.n_batch = parameters.n_ubatch = cells if one_pass else min(cells, micro_batch)
         self._slots = range(self.max_texts, n_sequences)
-        self._between: Callable[[int, int], None] = _go_on
+        self._between: Callable[[int, int], None] = _do_nothing
         self._kept: dict[int, Ids] = {}
         parameters.n_seq_max = n_sequences
         parameters.kv_unified = True
@@ -101,44 +101,48 @@ class NativeContext:
             self._rows = RowReader(model.spec.dims)
             parameters.cb_eval = self._rows.callback
         if strategy is Strategy.TWO_CALLS and not model.device.is_gpu:
-            # llama.cpp's fused attention on a CPU sums in half precision when it sees fewer than 64 tokens at once; the
-            # plain one does not (a text of 2,800 like words: cosine 0.9937 with the fused one, 1.0000 without).
+            # With fewer than 64 tokens at once, llama.cpp's flash attention on a CPU sums in half precision. A text of
+            # 2,800 equal words has cosine 0.9937 to the exact vector with it, and 1.0000 without.
             parameters.flash_attn_type = _FLASH_ATTENTION_OFF
         self.batch_tokens: int = parameters.n_batch
         binding.last_errors()
         self._handle: int | None = llama.llama_init_from_model(model.handle, parameters)
         if not self._handle:
-            seen = f"No room to compute {cells:,} tokens at once: {binding.last_errors() or 'llama.cpp says no more'}."
+            reason = binding.last_errors() or "llama.cpp gives no reason"
+            message = f"llama.cpp cannot make a context for {cells:,} tokens: {reason}."
             if model.device.is_gpu:
-                raise DeviceMemoryError(f"{model.device}: {seen} Put fewer layers on it, or set a smaller max_tokens.")
-            raise NativeError(f"{seen} Set a smaller max_tokens.")
+                raise DeviceMemoryError(
+                    f"{model.device}: {message} Put fewer layers on it, or set a smaller max_tokens."
+                )
+            raise NativeError(f"{message} Set a smaller max_tokens.")
         self._memory = llama.llama_get_memory(self._handle)
         self._finalizer = weakref.finalize(self, llama.llama_free, self._handle)
 
     def close(self) -> None:
+        """Free the context's memory. The model stays open."""
         self._handle = None
         self._finalizer()
 
     def use_threads(self, threads: int) -> None:
-        """CPU threads from now on."""
+        """Set the number of CPU threads for the next calls."""
         if threads != self._threads:
             self._threads = threads
             binding.llama().llama_set_n_threads(self._handle, threads, threads)
 
     def vectors(
-        self, texts: Sequence[Ids], prompt: Ids = _NO_IDS, between: Callable[[int, int], None] = _go_on
+        self, texts: Sequence[Ids], prompt: Ids = _NO_IDS, between: Callable[[int, int], None] = _do_nothing
     ) -> Vectors:
-        """One vector for each text.
+        """Compute one vector for each text.
 
         texts    ids of each text, frame included, all different: 1 to `max_texts`, `cells` tokens in all
-        prompt   ids that texts may begin with; what they do begin with stays in the KV cache for the next call
-        between  called between two native calls with the tokens done and those in all; what it raises ends the work
-        returns  (n_texts, dims) float32, as the model makes them (length not 1)
+        prompt   ids that texts may begin with; the part that all begin with stays in the KV cache for the next call
+        between  called between two native calls with the number of tokens done and of all; an exception ends the work
+        returns  (n_texts, dims) float32, not normalised
         raises   NativeError with llama.cpp's code
         """
-        # Each of these would be an abort of the process inside llama.cpp.
+        # llama.cpp would abort the process.
         if not 1 <= len(texts) <= self.max_texts or min(map(len, texts)) < 1:
-            raise NativeError(f"A batch of {len(texts)} texts; 1 to {self.max_texts} fit, of a token or more each.")
+            raise NativeError(f"A batch of {len(texts)} texts; 1 to {self.max_texts} of a token or more are allowed.")
         out = np.empty((len(texts), self.model.spec.dims), np.float32)
         done = False
         self._between = between
@@ -160,7 +164,7 @@ class NativeContext:
 
     def _batch(self, layout: SharedTokens) -> TokenBatch:
         if len(layout.tokens) > self.cells:
-            raise NativeError(f"A batch of {len(layout.tokens)} tokens; room for {self.cells}.")
+            raise NativeError(f"A batch of {len(layout.tokens)} tokens; {self.cells} are allowed.")
         return TokenBatch.of(layout)
 
     def _forget(self, *, data: bool) -> None:
@@ -187,7 +191,7 @@ class NativeContext:
             llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def _worth_keeping(self, texts: Sequence[Ids], prompt: Ids) -> Ids:
-        """The part of the prompt that all texts begin with; a text keeps a token of its own."""
+        """Return the part of the prompt that all texts begin with and go on after, or no ids where it is too short."""
         n = min(len(prompt), KEPT_TOKENS)
         for text in texts:
             n = min(n, common_length(prompt[:n], text), len(text) - 1)
@@ -196,23 +200,22 @@ class NativeContext:
         return prompt[:n]
 
     def _slot_of(self, prompt: Ids) -> int:
-        """The sequence that holds this prompt, or a longer one that begins with it; computed where there is none.
+        """Return the sequence that holds this prompt, or a longer one that begins with it. Compute it if there is none.
 
-        The prompt is computed by itself, so that the first call with it gives the same bytes as the next.
+        The prompt is computed without texts, so that the first call with it gives the same bytes as the next.
         """
         for slot, kept in self._kept.items():
             if len(prompt) <= len(kept) and np.array_equal(kept[: len(prompt)], prompt):
-                self._kept[slot] = self._kept.pop(slot)  # the most lately used stands last
+                self._kept[slot] = self._kept.pop(slot)  # the last one is the most recently used
                 return slot
         while len(self._kept) == KEPT_PREFIXES or sum(map(len, self._kept.values())) + len(prompt) > KEPT_TOKENS:
             oldest = next(iter(self._kept))
             del self._kept[oldest]
             binding.llama().llama_memory_seq_rm(self._memory, oldest, -1, -1)
-        slot = next(place for place in self._slots if place not in self._kept)
+        slot = next(slot for slot in self._slots if slot not in self._kept)
         layout = flat_tokens([prompt])
-        nobody = np.empty(0, np.int64)
-        alone = replace(layout, first=np.full_like(layout.first, slot), ends=nobody)
-        self._one_call(TokenBatch.of(alone), np.empty((0, self.model.spec.dims), np.float32))
+        in_slot = replace(layout, first=np.full_like(layout.first, slot), ends=np.empty(0, np.int64))
+        self._one_call(TokenBatch.of(in_slot), np.empty((0, self.model.spec.dims), np.float32))
         self._kept[slot] = prompt
         return slot
 
@@ -239,16 +242,16 @@ class NativeContext:
             llama.llama_set_embeddings(self._handle, False)
 
     def _slices(self, n_tokens: int) -> Iterator[tuple[int, int]]:
-        """Cut a batch into the fewest slices that llama.cpp takes, of like size.
+        """Cut a batch into the fewest slices that llama.cpp accepts, of nearly equal sizes.
 
-        A rest of fewer than 64 tokens would be computed in half precision, see TWO_CALLS above.
+        A last slice of fewer than 64 tokens would be computed in half precision, see TWO_CALLS above.
         """
         n_slices = -(-n_tokens // self.batch_tokens)
         for number in range(n_slices):
             yield n_tokens * number // n_slices, n_tokens * (number + 1) // n_slices
 
     def _compute(self, batch: TokenBatch, start: int, stop: int) -> None:
-        """Let llama.cpp see tokens start to stop of a batch, at most `batch_tokens`."""
+        """Let llama.cpp compute tokens start to stop of a batch, at most `batch_tokens`."""
         llama = binding.llama()
         binding.last_errors()
         call = llama.llama_decode if self._memory else llama.llama_encode
@@ -260,8 +263,9 @@ class NativeContext:
                 self._rows.stop = held.stops
                 code = call(self._handle, part)
         if code != 0:
-            what = DECODE_CODES.get(code, "an unknown failure")
-            raise NativeError(f"llama.cpp stopped with {code}, {what}: {binding.last_errors() or 'no reason'}.", code)
+            meaning = DECODE_CODES.get(code, "an unknown failure")
+            reason = binding.last_errors() or "no reason given"
+            raise NativeError(f"llama.cpp stopped with {code}, {meaning}: {reason}.", code)
 
     def _pooled(self, texts: NDArray[np.intp]) -> Vectors:
         llama, dims = binding.llama(), self.model.spec.dims
@@ -269,6 +273,6 @@ class NativeContext:
         for row, text in enumerate(texts):
             pointer = llama.llama_get_embeddings_seq(self._handle, int(text))
             if not pointer:
-                raise NativeError("llama.cpp gives no vector for a text: this model pools nothing. Set pooling=.")
+                raise NativeError("llama.cpp returned no vector for a text: the model has no pooling. Set pooling=.")
             out[row] = np.ctypeslib.as_array(pointer, (dims,))
         return out

@@ -1,4 +1,4 @@
-"""The devices that llama.cpp can compute on, and which of them a model gets."""
+"""The devices that llama.cpp can compute on, and the choice of one for a model."""
 
 import ctypes
 import sys
@@ -13,23 +13,23 @@ from qgguf.native import binding
 from qgguf.native.builds import compile_line
 from qgguf.settings import DEVICES
 
-# ggml_backend_dev_type; what is not here (the "meta" device that joins others) is none of ours.
+# ggml_backend_dev_type; the "meta" device, which joins others, is left out.
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
 
-# ggml's registry -> the word of the builds and of people.
+# Name in ggml's registry -> usual name, as in BUILDS.
 _BACKENDS = {"MTL": "Metal"}
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device as llama.cpp sees it.
+    """A device as llama.cpp describes it.
 
-    name         llama.cpp's own: "CPU", "CUDA0", "Vulkan1"
-    description  for people: "NVIDIA GeForce RTX 3060"
-    kind         "cpu", "gpu", "igpu" (a GPU that shares the host's memory) or "accel" (helps the CPU)
+    name         llama.cpp's name: "CPU", "CUDA0", "Vulkan1"
+    description  model: "NVIDIA GeForce RTX 3060"
+    kind         "cpu", "gpu", "igpu" (a GPU that shares the host's memory) or "accel" (an accelerator of the CPU)
     backend      "CPU", "CUDA", "Vulkan", "Metal", "ROCm", ...
-    free_bytes   what other programs leave of its memory; 0 with total_bytes 0: it does not say
-    total_bytes  its memory
+    free_bytes   memory that other programs leave
+    total_bytes  its memory; 0 where the device does not report it
     """
 
     name: str
@@ -41,6 +41,7 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
+        """Whether it is a GPU, with memory of its own or the host's."""
         return self.kind in ("gpu", "igpu")
 
     def __str__(self) -> str:
@@ -49,9 +50,9 @@ class Device:
 
 
 def list_devices() -> list[Device]:
-    """Every device of the binding, with its memory as it is now.
+    """Return all devices, with their memory as it is now.
 
-    raises  NativeError where the binding does not load
+    raises  NativeError: llama-cpp-python does not load
     """
     registry = _registry()
     devices = []
@@ -77,9 +78,9 @@ def list_devices() -> list[Device]:
 
 
 def list_backends() -> list[str]:
-    """Names of the backends in the binding, those without a device here too.
+    """Return the names of all compiled backends, with a device on this machine or not.
 
-    raises  NativeError where the binding does not load
+    raises  NativeError: llama-cpp-python does not load
     """
     registry = _registry()
     names = [
@@ -90,27 +91,30 @@ def list_backends() -> list[str]:
 
 
 def handle_of(device: Device) -> int:
-    """llama.cpp's pointer to a device.
+    """Return llama.cpp's pointer to a device.
 
-    raises  DeviceError: it is not there any more
+    raises  DeviceError: the device is no longer there
     """
     handle: int | None = _registry().ggml_backend_dev_by_name(device.name.encode())
     if not handle:
-        raise DeviceError(f"{device} is gone. `qgguf doctor` shows what is there; device=cpu needs no GPU.")
+        raise DeviceError(f"{device} is gone. `qgguf doctor` lists the devices; device=cpu needs no GPU.")
     return handle
 
 
 def choose_device(
     asked: str, devices: Sequence[Device], backends: Sequence[str], system: str = sys.platform
 ) -> tuple[Device, str]:
-    """The device for a model, and why in words.
+    """Choose the device for a model.
+
+    Among GPUs, those with memory of their own come before those that share the host's, then the one with most free
+    memory is taken.
 
     asked     "auto", "cpu", "gpu" or "cuda"
-    devices   what there is: `list_devices()`
-    backends  what the binding was compiled with: `list_backends()`
-    system    sys.platform, for the command that an error names
-    returns   among GPUs one with memory of its own before one that shares the host's, then the one with most free
-    raises    OptionError for another word, DeviceError where the device asked for is not there
+    devices   as from `list_devices`
+    backends  as from `list_backends`
+    system    sys.platform, for the command in an error message
+    returns   the device, and the reason as text for the log
+    raises    OptionError: another value of `asked`; DeviceError: no such device
 
     >>> card = Device("Vulkan0", "Arc A770", "gpu", "Vulkan", 15_000_000_000, 16_000_000_000)
     >>> host = Device("CPU", "a CPU", "cpu", "CPU", 0, 0)
@@ -118,7 +122,7 @@ def choose_device(
     'Vulkan0'
     """
     if asked not in DEVICES:
-        raise OptionError(f"device={asked!r}; there are {', '.join(DEVICES[:-1])} and {DEVICES[-1]}.")
+        raise OptionError(f"device={asked!r} is not a device. Use {', '.join(DEVICES[:-1])} or {DEVICES[-1]}.")
     cpus = [device for device in devices if device.kind == "cpu"]
     if not cpus:
         raise DeviceError("This llama-cpp-python has no CPU backend. Install it again: " + compile_line("CPU", system))
@@ -127,17 +131,17 @@ def choose_device(
     gpus = [device for device in devices if device.is_gpu and (asked != "cuda" or device.backend == "CUDA")]
     if gpus:
         best = max(gpus, key=lambda device: (device.kind == "gpu", device.free_bytes))
-        return best, "as asked" if asked != "auto" else "the GPU with most free memory" if len(
-            gpus
-        ) > 1 else "the GPU of this machine"
+        if asked != "auto":
+            return best, "as asked"
+        return best, "the GPU with most free memory" if len(gpus) > 1 else "the GPU of this machine"
     missing = _missing_gpu(asked, devices, backends)
     if asked == "auto":
         return cpus[0], missing
     if any(backend in backends for backend in (("CUDA",) if asked == "cuda" else _gpu_backends(backends))):
-        what_to_do = "Look at the driver (`qgguf doctor`), or use device=cpu."
+        advice = "Check the driver (`qgguf doctor`), or use device=cpu."
     else:
-        what_to_do = f"Use device=cpu, or compile it for the GPU: {compile_line(_first_choice(asked, system), system)}"
-    raise DeviceError(f"device={asked} is not available: {missing}. {what_to_do}")
+        advice = f"Use device=cpu, or compile it for the GPU: {compile_line(_usual_backend(asked, system), system)}"
+    raise DeviceError(f"device={asked} is not available: {missing}. {advice}")
 
 
 def _missing_gpu(asked: str, devices: Sequence[Device], backends: Sequence[str]) -> str:
@@ -146,16 +150,16 @@ def _missing_gpu(asked: str, devices: Sequence[Device], backends: Sequence[str])
         return f"this llama-cpp-python has {' and '.join(compiled)}, which finds no GPU here"
     if asked == "cuda":
         others = ", ".join(device.name for device in devices if device.is_gpu)
-        return "this llama-cpp-python was built without CUDA" + (f" (there is {others}: device=gpu)" if others else "")
+        return "this llama-cpp-python was built without CUDA" + (f" (device=gpu would use {others})" if others else "")
     return "this llama-cpp-python was built without a GPU backend"
 
 
 def _gpu_backends(backends: Sequence[str]) -> list[str]:
-    """RPC is a way to other machines, BLAS and the like help the CPU."""
+    """Leave out RPC, which is for other machines, and what accelerates the CPU."""
     return [name for name in backends if name not in ("CPU", "BLAS", "RPC", "ZenDNN", "zDNN", "HTP")]
 
 
-def _first_choice(asked: str, system: str) -> str:
+def _usual_backend(asked: str, system: str) -> str:
     return "CUDA" if asked == "cuda" or system != "darwin" else "Metal"
 
 
@@ -165,10 +169,13 @@ def _text(raw: bytes | None) -> str:
 
 @cache
 def _registry() -> Any:
-    """libggml's calls, with their types. Those on one device live in libggml-base, which Windows does not search."""
+    """Return the functions for devices, with their types.
+
+    Those for one device are in libggml-base, which on Windows is not searched through libggml.
+    """
     registry, base = binding.ggml_devices(), binding.ggml()
     pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
-    calls: tuple[tuple[str, list[Any], Any], ...] = (
+    functions: tuple[tuple[str, list[Any], Any], ...] = (
         ("ggml_backend_reg_count", [], size),
         ("ggml_backend_reg_get", [size], pointer),
         ("ggml_backend_dev_count", [], size),
@@ -181,9 +188,9 @@ def _registry() -> Any:
         ("ggml_backend_dev_memory", [pointer, ctypes.POINTER(size), ctypes.POINTER(size)], None),
         ("ggml_backend_dev_backend_reg", [pointer], pointer),
     )
-    found = SimpleNamespace()
-    for name, argtypes, restype in calls:
-        call = getattr(registry if hasattr(registry, name) else base, name)
-        call.argtypes, call.restype = argtypes, restype
-        setattr(found, name, call)
-    return found
+    typed = SimpleNamespace()
+    for name, argtypes, restype in functions:
+        function = getattr(registry if hasattr(registry, name) else base, name)
+        function.argtypes, function.restype = argtypes, restype
+        setattr(typed, name, function)
+    return typed

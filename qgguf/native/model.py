@@ -1,16 +1,16 @@
-"""One GGUF in memory: its weights and its vocabulary."""
+"""A GGUF model in memory: weights and vocabulary."""
 
 import ctypes
 import logging
 import os
 import weakref
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from qgguf.batching import Ids
-from qgguf.errors import DeviceError, DeviceMemoryError, ModelFileError, NativeError, OptionError
+from qgguf.errors import DeviceError, DeviceMemoryError, ModelFileError, NativeError, OptionError, QgError
 from qgguf.model.spec import ModelSpec
 from qgguf.native import binding
 from qgguf.native.devices import Device, choose_device, handle_of, list_backends, list_devices
@@ -19,9 +19,9 @@ log = logging.getLogger("qgguf")
 
 
 _HEAD = rb"^(output|token_embd)\.weight$"
-"""The vocabulary projection; where the checkpoint ties it to the token embeddings, llama.cpp loads those twice."""
+"""The vocabulary projection. Where the checkpoint ties it to the token embeddings, llama.cpp loads those twice."""
 
-# What llama.cpp and its backends say when an allocation fails.
+# What llama.cpp and its backends log when an allocation fails.
 _NO_MEMORY = ("unable to allocate", "failed to allocate", "out of memory", "OutOfDeviceMemory", "bad_alloc")
 
 
@@ -36,15 +36,15 @@ class SpecialTokens:
 class NativeModel:
     """Weights and vocabulary, shared by any number of contexts.
 
-    path        the GGUF file; its header has been checked (gguf_file)
-    device      "cpu", "gpu", "cuda", or "auto": the GPU where there is one; or the Device itself
-    gpu_layers  repeating layers on the GPU, the last ones of the model; None for all
-    head        put the vocabulary projection on the GPU too, which only the plain strategy runs; None: where the
+    path        a GGUF file whose header has been checked (model.from_gguf)
+    device      "cpu", "gpu", "cuda", "auto" (the GPU where there is one), or a Device
+    gpu_layers  number of repeating layers on the GPU, from the model's end; None: all
+    head        load the vocabulary projection to the GPU too, which only the plain strategy computes; None: where the
                 model's own pooling needs that strategy
-    repack      on the CPU, a second copy of the weights in the order that its instructions like: faster, more memory
-    mmap        weights stay in the file's pages until they are used; False reads them into memory of their own
-    raises      ModelFileError where llama.cpp cannot load the file, DeviceError where the device is not there,
-                DeviceMemoryError where it has no room, OptionError
+    repack      on the CPU, make a second copy of the weights in the order of its instructions: faster, more memory
+    mmap        leave weights in the file's pages until they are used; False: read them into memory
+    raises      ModelFileError: llama.cpp cannot load the file; DeviceError: there is no such device;
+                DeviceMemoryError: its memory does not suffice; OptionError
 
     device      the Device used, with its free memory right before loading
     gpu_layers  layers on the GPU; 0 on the CPU
@@ -73,8 +73,8 @@ class NativeModel:
         parameters = llama.llama_model_default_params()
         # llama.cpp counts from the end, and counts the output as one layer more.
         parameters.n_gpu_layers = self.gpu_layers + 1 if self.gpu_layers else 0
-        # One GPU, named: by itself llama.cpp would spread a model over all that it finds, and would set up the GPU's
-        # memory for one that runs on the CPU.
+        # Exactly one GPU, or none: by default llama.cpp would spread a model over all GPUs, and would allocate GPU
+        # memory for a model that runs on the CPU.
         only = (ctypes.c_void_p * 2)(handle_of(self.device) if on_gpu else None, None)
         parameters.devices = ctypes.cast(only, ctypes.c_void_p)
         on_host = _Overrides(_HEAD) if on_gpu and not self.head else None
@@ -85,19 +85,20 @@ class NativeModel:
         binding.last_errors()
         self._handle: int | None = llama.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self._handle:
-            self._refuse(path, binding.last_errors())
+            raise self._load_error(path, binding.last_errors())
         self._vocabulary = llama.llama_model_get_vocab(self._handle)
         self._finalizer = weakref.finalize(self, llama.llama_model_free, self._handle)
         self.special_tokens = self._read_special_tokens()
 
-    def _refuse(self, path: str | os.PathLike[str], complaint: str) -> NoReturn:
-        seen = complaint or "it gives no reason"
-        if any(word in complaint for word in _NO_MEMORY):
-            what, instead = (f"{self.gpu_layers} layers of {path}", "Put fewer layers on it, or use device=cpu.")
-            if not self.device.is_gpu:
-                what, instead = str(path), "Use a smaller model, or end other programs."
-            raise DeviceMemoryError(f"{self.device} has no room for {what}: {seen}. {instead}")
-        raise ModelFileError(f"llama.cpp cannot load {path}: {seen}. Give the GGUF of a text-embedding model.")
+    def _load_error(self, path: str | os.PathLike[str], reason: str) -> QgError:
+        if not any(word in reason for word in _NO_MEMORY):
+            reason = reason or "it gives no reason"
+            return ModelFileError(f"llama.cpp cannot load {path}: {reason}. Give the GGUF of a text-embedding model.")
+        if self.device.is_gpu:
+            part, advice = f"{self.gpu_layers} layers of {path}", "Put fewer layers on it, or use device=cpu."
+        else:
+            part, advice = str(path), "Use a smaller model, or end other programs."
+        return DeviceMemoryError(f"{self.device} has too little free memory for {part}: {reason}. {advice}")
 
     def close(self) -> None:
         """Free the weights. Contexts over them must be closed before."""
@@ -106,27 +107,31 @@ class NativeModel:
 
     @property
     def handle(self) -> int:
+        """llama.cpp's pointer to the model.
+
+        raises  NativeError: the model is closed
+        """
         if self._handle is None:
             raise NativeError("The model is closed. Open it again: Embedder(...)")
         return self._handle
 
     def tokenize(self, text: str) -> Ids:
-        """Ids of a text's own tokens: nothing before, nothing after, and never a control token.
+        """Return the ids of a text's own tokens, without special tokens; text that spells a control token is text.
 
-        raises  UnicodeEncodeError for lone surrogates
+        raises  UnicodeEncodeError: the text has a lone surrogate
         """
         return self._tokenize(text.encode("utf-8"), special=False)
 
     def _tokenize(self, utf8: bytes, *, special: bool) -> Ids:
         llama, _ = binding.llama(), self.handle
-        room = len(utf8) + 8  # no tokenizer of llama.cpp makes more tokens than bytes, its specials apart
+        room = len(utf8) + 8  # llama.cpp makes no more tokens than bytes, special tokens apart
         while True:
             ids = np.empty(room, np.int32)
             pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
             n_tokens = llama.llama_tokenize(self._vocabulary, utf8, len(utf8), pointer, room, special, False)
             if n_tokens >= 0:
-                found: Ids = ids[:n_tokens].copy()
-                return found
+                own: Ids = ids[:n_tokens].copy()
+                return own
             if -n_tokens <= room:
                 raise NativeError(f"llama.cpp cannot tokenise a text of {len(utf8):,} bytes.", n_tokens)
             room = -n_tokens
@@ -153,7 +158,7 @@ def set_mmap(parameters: Any, mmap: bool) -> None:
 
 
 class _Overrides:
-    """llama_model_tensor_buft_override[]: weights that stay in the host's memory. Must outlive the load."""
+    """A llama_model_tensor_buft_override[] for weights that stay in the host's memory. It must outlive the load."""
 
     class _Override(ctypes.Structure):
         _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
@@ -188,4 +193,4 @@ def _check_layers(gpu_layers: int | None, spec: ModelSpec) -> None:
 def _check_flags(**flags: bool) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise OptionError(f"{name}={value!r}; there are True and False.")
+            raise OptionError(f"{name}={value!r}; True or False is needed.")

@@ -1,4 +1,4 @@
-"""What llama.cpp's kernels do when nothing but a prompt is asked of them: the rate that others are shares of."""
+"""The speed of llama.cpp's kernels on a prompt: the rate that other rates are compared with."""
 
 import ctypes
 import time
@@ -16,9 +16,9 @@ N_TOKENS = 512
 class PromptProcessing:
     """Prompt processing as llama-bench's pp512 measures it: 512 random tokens, no embeddings, the last token's logits.
 
-    model    open
+    model    an open model
     threads  CPU threads
-    raises   NativeError where llama.cpp makes no context
+    raises   NativeError: llama.cpp cannot make the context
     source   test_prompt in tools/llama-bench/llama-bench.cpp
     """
 
@@ -37,7 +37,8 @@ class PromptProcessing:
         binding.last_errors()
         self._handle: int | None = llama.llama_init_from_model(model.handle, parameters)
         if not self._handle:
-            raise NativeError(f"No context for {self.n_tokens} tokens: {binding.last_errors() or 'no reason given'}.")
+            reason = binding.last_errors() or "no reason given"
+            raise NativeError(f"llama.cpp cannot make a context for {self.n_tokens} tokens: {reason}.")
         self._memory = llama.llama_get_memory(self._handle)
         self._finalizer = weakref.finalize(self, llama.llama_free, self._handle)
         self._ids = np.random.default_rng(0).integers(0, model.spec.vocab_size, self.n_tokens, np.int32)
@@ -48,7 +49,7 @@ class PromptProcessing:
         self._finalizer()
 
     def seconds(self) -> float:
-        """Seconds of one pass over `n_tokens` tokens."""
+        """Measure one pass over `n_tokens` tokens, in seconds."""
         llama = binding.llama()
         if self._handle is None:
             raise NativeError("This PromptProcessing is closed. Open another.")

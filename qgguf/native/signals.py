@@ -1,4 +1,4 @@
-"""Signals, put off while llama.cpp calls back into Python: ctypes drops what their handlers raise in a callback."""
+"""Delays signals while llama.cpp calls back into Python, where ctypes discards the exceptions of their handlers."""
 
 import signal
 import threading
@@ -8,21 +8,20 @@ from typing import Any
 
 Handler = Callable[[int, FrameType | None], Any]
 
-# Asked once: it takes ten times as long as all the rest of holding them.
+# Read once: it takes ten times as long as the rest of HeldSignals.
 _SIGNALS = tuple(signal.valid_signals())
 
 
 class HeldSignals:
-    """A context in which signals are only noted; on leaving it their handlers run, and what they raise is raised.
+    """A context manager that records signals and runs their handlers, with their exceptions, at its end.
 
-    stops  the signals that came and are sure to raise (Ctrl-C, where nobody took it over): true as soon as there is
-           one, and what runs is to be stopped
+    Python runs handlers in the main thread only, so in other threads it does nothing.
 
-    Python runs handlers in the main thread, so anywhere else this does nothing.
+    stops  recorded signals that will raise: Ctrl-C with Python's own handler. When there is one, the work should stop.
     """
 
     def __init__(self) -> None:
-        self._noted: list[int] = []
+        self._recorded: list[int] = []
         self.stops: list[int] = []
         self._handlers: dict[int, Handler] = {}
 
@@ -32,16 +31,16 @@ class HeldSignals:
                 handler = signal.getsignal(number)
                 if callable(handler):
                     self._handlers[number] = handler
-                    signal.signal(number, self._note)
+                    signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        for number in self._noted:
+        for number in self._recorded:
             self._handlers[number](number, None)
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self._noted.append(number)
+    def _record(self, number: int, _frame: FrameType | None) -> None:
+        self._recorded.append(number)
         if self._handlers[number] is signal.default_int_handler:
             self.stops.append(number)

@@ -1,4 +1,4 @@
-"""Which strategy a model gets: the cheapest that gives the oracle's vectors, found by trying."""
+"""Chooses a model's strategy: the fastest whose vectors equal those of the plain strategy."""
 
 import logging
 
@@ -18,11 +18,10 @@ PROBE_CELLS = 256
 
 
 def choose_strategy(model: NativeModel, *, threads: int, pooling: Pooling, asked: str | None = None) -> Strategy:
-    """Try the strategies on three short texts against the plain path, cheapest first.
+    """Choose the fastest strategy whose vectors of three short texts equal the plain strategy's, and log the choice.
 
-    asked    "last_rows", "two_calls" or "plain": no trying, except that it must fit the model
-    returns  the strategy, which is logged with the reason
-    raises   OptionError when the one asked for cannot serve this model
+    asked   name of a strategy to use without a comparison
+    raises  OptionError: the strategy asked for does not fit the model
     """
     if asked is not None:
         check_strategy(model.spec, pooling, asked)
@@ -31,40 +30,44 @@ def choose_strategy(model: NativeModel, *, threads: int, pooling: Pooling, asked
         log.debug("Plain strategy: the model pools over all tokens.")
         return Strategy.PLAIN
     texts = _probe_texts(model)
-    expected = _try(model, Strategy.PLAIN, texts, threads)
+    expected = _compute(model, Strategy.PLAIN, texts, threads)
     for strategy in (Strategy.LAST_ROWS, Strategy.TWO_CALLS):
         try:
-            found = _try(model, strategy, texts, threads)
+            vectors = _compute(model, strategy, texts, threads)
         except NativeError as error:
-            log.info("Strategy %s does not serve this model: %s", strategy.value, error)
+            log.info("Strategy %s does not work for this model: %s", strategy.value, error)
             continue
-        nearest = float(np.min(_cosines(found, expected)))
+        nearest = float(np.min(_cosines(vectors, expected)))
         if nearest >= LEAST_COSINE:
-            log.info("Strategy %s: cosine %.6f or more to llama.cpp's own path.", strategy.value, nearest)
+            log.info("Strategy %s: cosine %.6f or more to llama.cpp's own pooling.", strategy.value, nearest)
             return strategy
-        log.info("Strategy %s gives other vectors than llama.cpp's own path (cosine %.4f).", strategy.value, nearest)
-    log.warning("Every token goes through the vocabulary projection: no faster way is right for this model.")
+        log.info("Strategy %s: other vectors than llama.cpp's own pooling (cosine %.4f).", strategy.value, nearest)
+    log.warning("Using the plain strategy: no faster one gives the right vectors for this model.")
     return Strategy.PLAIN
 
 
 def check_strategy(spec: ModelSpec, pooling: Pooling, asked: str | None) -> None:
-    """raises  OptionError when the strategy asked for cannot serve this model"""
+    """Check that a strategy fits a model.
+
+    raises  OptionError: there is no such strategy, or the model cannot use it
+    """
     if asked is None:
         return
     if asked not in STRATEGY_NAMES:
-        raise OptionError(f"strategy={asked!r}; there are {', '.join(STRATEGY_NAMES)}.")
+        *others, last = STRATEGY_NAMES
+        raise OptionError(f"strategy={asked!r} is not a strategy. Use {', '.join(others)} or {last}.")
     if asked != Strategy.PLAIN.value and not spec.pools_last_row(pooling):
         raise OptionError(f"strategy={asked!r} is for causal models with last-token pooling. Use 'plain'.")
 
 
 def _probe_texts(model: NativeModel) -> list[Ids]:
-    """Three texts of 9, 1 and 5 tokens, whatever the vocabulary: what is compared is arithmetic, not meaning."""
+    """Return texts of 9, 1 and 5 tokens, for any vocabulary: what is compared is arithmetic, not meaning."""
     middle = model.spec.vocab_size // 2
     end = model.special_tokens.suffix_ids[-1:] or (0,)
     return [np.array([*range(middle, middle + n), *end], np.int32) % model.spec.vocab_size for n in (8, 0, 4)]
 
 
-def _try(model: NativeModel, strategy: Strategy, texts: list[Ids], threads: int) -> Vectors:
+def _compute(model: NativeModel, strategy: Strategy, texts: list[Ids], threads: int) -> Vectors:
     context = NativeContext(model, cells=PROBE_CELLS, threads=threads, pooling=Pooling.LAST, strategy=strategy)
     try:
         return context.vectors(texts)
