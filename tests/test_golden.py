@@ -27,7 +27,7 @@ LLAMA_CPP_MINILM = {"Q4_K_M": 0.99154, "Q4_0": 0.96872}
 
 @dataclass(frozen=True)
 class Golden:
-    """One checkpoint and what the reference gave for it."""
+    """One checkpoint and the reference's vectors for it."""
 
     name: str
     checkpoint: Path
@@ -37,12 +37,12 @@ class Golden:
 
 @pytest.fixture(scope="module")
 def goldens(minilm_checkpoint: Path, qwen3_checkpoint: Path) -> dict[str, Golden]:
-    found = {}
+    goldens = {}
     for name, checkpoint in zip(MODELS, (minilm_checkpoint, qwen3_checkpoint), strict=True):
         with np.load(FOLDER / f"{name}.npz") as arrays:
             vectors = dict(arrays)
-        found[name] = Golden(name, checkpoint, json.loads((FOLDER / f"{name}.json").read_text("utf-8")), vectors)
-    return found
+        goldens[name] = Golden(name, checkpoint, json.loads((FOLDER / f"{name}.json").read_text("utf-8")), vectors)
+    return goldens
 
 
 @pytest.fixture

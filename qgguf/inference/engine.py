@@ -65,8 +65,8 @@ class Engine:
         self._asked_device, self._request = device, request
         check_strategy(spec, pooling, strategy)
         # llama.cpp's own pooling of the last token takes all of a text's rows out of the model.
-        last_rows = spec.pools_last_row(pooling) and strategy != Strategy.PLAIN.value
-        sizes = replace(sizes_of(header, spec), last_rows=last_rows, means=pooling is Pooling.MEAN)
+        self._last_rows = spec.pools_last_row(pooling) and strategy != Strategy.PLAIN.value
+        sizes = replace(sizes_of(header, spec), last_rows=self._last_rows, means=pooling is Pooling.MEAN)
         self._open(sizes, strategy)
         try:
             self.tokenizer = Tokenizer(self._model, header, path)
@@ -124,7 +124,7 @@ class Engine:
             self._spec,
             device,
             gpu_layers=settings.n_gpu_layers,
-            head=self._spec.causal and (self._pooling is not Pooling.LAST or strategy == Strategy.PLAIN.value),
+            head=self._spec.causal and not self._last_rows,
             repack=settings.repack,
         )
         self._lanes: list[_Lane] = []

@@ -134,7 +134,7 @@ class NativeContext:
     ) -> Vectors:
         """Compute one vector for each text.
 
-        texts    ids of each text, frame included, all different: 1 to `max_texts`, `cells` tokens in all
+        texts    ids of each text, special tokens included, all different: 1 to `max_texts`, `cells` tokens in all
         prompt   ids that texts may begin with; the part that all begin with stays in the KV cache for the next call
         between  called between two native calls with the number of tokens done and of all; an exception ends the work
         returns  (n_texts, dims) float32, not normalised
