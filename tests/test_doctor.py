@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qgguf.cli.doctor import page
-from qgguf.doctor.checks import device_findings, examine
+from qgguf.doctor.checks import device_findings, examine, trial_findings
 from qgguf.doctor.probe import TEXTS
 from qgguf.hardware.cores import read_cores
 from qgguf.hardware.gpu import Graphics
@@ -180,6 +180,18 @@ def test_wrong_setting_is_reported_once(small_qwen3: Path, tmp_path: Path):
     assert min(report["trial"]["cosines"]) >= 0.999
 
 
+def test_trial_obeys_the_memory_variable(small_qwen3: Path, tmp_path: Path):
+    """With too little RAM the trial fails like any other use of the model."""
+    (finding,) = wrong(as_json(str(small_qwen3), home=tmp_path, code=1, QGGUF_RAM="2MB"))
+    assert finding["topic"] == "trial" and "Nothing fits in 2MB of the host's memory" in finding["message"]
+
+
+def test_secrets_are_not_shown(tmp_path: Path):
+    """The report lists the variables that are set, without the hub's token."""
+    report = as_json(home=tmp_path, HF_TOKEN="hf_secret", QGGUF_DEVICE="cpu")
+    assert report["settings"]["QGGUF_DEVICE"] == "cpu" and "hf_secret" not in json.dumps(report)
+
+
 @pytest.mark.skipif(any(device.is_gpu for device in list_devices()), reason="there is a GPU")
 def test_required_gpu_that_is_absent_is_wrong(tmp_path: Path):
     """The lack of a GPU is wrong only where QGGUF_DEVICE requires one."""
@@ -286,6 +298,27 @@ def test_unused_gpu_is_reported(
     (finding,) = findings
     assert finding.wrong == is_wrong and message in finding.message
     assert not remedy or any(remedy in line for line in finding.remedies), finding.remedies
+
+
+@pytest.mark.parametrize(
+    ("device", "cosines", "least"),
+    [
+        ("cpu", [1.0, 0.9991], None),
+        ("cpu", [1.0, 0.9989], 0.999),
+        ("gpu", [1.0, 0.9989], None),
+        ("gpu", [0.98, 1.0], 0.99),
+        ("cpu", [float("nan")], 0.999),
+    ],
+)
+def test_vectors_that_differ_are_wrong(device: str, cosines: list[float], least: float | None):
+    """The smallest cosine counts; a GPU may differ more; NaN is wrong."""
+    findings = trial_findings({"device": device, "cosines": cosines}, Path("é.gguf"))
+    if least is None:
+        assert findings == []
+        return
+    (finding,) = findings
+    assert finding.wrong and "é.gguf: vectors differ" in finding.message and f"at least {least} is" in finding.message
+    assert finding.remedies == (("QGGUF_DEVICE=cpu qgguf doctor",) if device == "gpu" else ())
 
 
 def test_examine_returns_the_report(small_qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

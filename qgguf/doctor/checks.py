@@ -303,11 +303,15 @@ def _trial(
         findings.append(Finding("trial", False, f"No trial: {reason}."))
         return {"skipped": reason}
     trial = run_probe("embed", {"path": str(path), **settings})
-    findings += _trial_findings(trial, path)
+    findings += trial_findings(trial, path)
     return {"path": str(path), **trial}
 
 
-def _trial_findings(trial: dict[str, Any], path: Path) -> list[Finding]:
+def trial_findings(trial: dict[str, Any], path: Path) -> list[Finding]:
+    """Return the finding about a trial that failed, or whose vectors are too far from llama.cpp's own.
+
+    trial  the result of the task "embed": device and cosines, or error
+    """
     if "error" in trial:
         return [Finding("trial", True, f"{path}: {trial['error']}")]
     least = LEAST_COSINE if trial["device"] == "cpu" else LEAST_COSINE_GPU
