@@ -6,9 +6,10 @@ import pytest
 
 from qgguf.convert.converter import convert_checkpoint
 from qgguf.convert.quant_recipes import QUANTS
+from qgguf.native import binding
 from tests.support.bert_checkpoints import make_bert_checkpoint
 from tests.support.checkpoints import make_qwen3_checkpoint
-from tests.support.llama_quantize import llama_quantize, tensors_of
+from tests.support.llama_quantize import OddRowsError, llama_quantize, tensors_of
 
 # name -> (maker, master type). Shapes are chosen for what they make of the mixture:
 CHECKPOINTS = {
@@ -48,5 +49,8 @@ def test_every_tensor_is_llama_cpps(checkpoint: tuple[Path, Path], quant: str, t
     """Names, order, shapes, types and bytes are those of llama_model_quantize."""
     folder, master = checkpoint
     ours = convert_checkpoint(folder, tmp_path / "ours.gguf", quant=quant)
-    theirs = llama_quantize(master, tmp_path / "theirs.gguf", quant)
+    try:
+        theirs = llama_quantize(master, tmp_path / "theirs.gguf", quant)
+    except OddRowsError as error:
+        pytest.skip(f"llama-cpp-python {binding.version()}: {error}")
     assert tensors_of(ours) == tensors_of(theirs)

@@ -22,7 +22,7 @@ from qgguf.convert.quant_recipes import (
 from qgguf.errors import OptionError
 from qgguf.gguf_format.reader import TENSOR_TYPES, read_header
 from qgguf.gguf_format.writer import Entry, TensorPlace, aligned, header_bytes
-from tests.support.llama_quantize import llama_quantize
+from tests.support.llama_quantize import OddRowsError, llama_quantize
 
 ROWS = st.sampled_from([32, 64, 96, 100, 128, 256, 384, 512])
 
@@ -96,7 +96,10 @@ def test_types_and_order_are_llama_cpps(quant, layers, dims, kv_heads, shared, h
         return
     with tempfile.TemporaryDirectory() as folder:
         master = write_zeros(Path(folder) / "master.gguf", shapes, model, dims, ffn, head)
-        made = read_header(llama_quantize(master, Path(folder) / "out.gguf", quant, embedding)).tensors
+        try:
+            made = read_header(llama_quantize(master, Path(folder) / "out.gguf", quant, embedding)).tensors
+        except OddRowsError:
+            return
     theirs = [(tensor.name, TENSOR_TYPES[tensor.type_id][0]) for tensor in made]
     names = sorted(shapes, key=file_order)
     assert [(name, tensor_type(quant, name, shapes[name], model, embedding)) for name in names] == theirs

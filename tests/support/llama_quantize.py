@@ -6,17 +6,28 @@ from pathlib import Path
 from qgguf.convert.quant_recipes import FILE_TYPE_IDS, TYPE_IDS
 from qgguf.gguf_format.reader import TENSOR_TYPES, read_header
 from qgguf.native import binding
+from qgguf.native.builds import BINDING_VERSION
+
+
+class OddRowsError(Exception):
+    """This release's quantiser stores no rows that fit no block. The newest stores them as F16, as ours does."""
 
 
 def llama_quantize(source: Path, out: Path, quant: str, token_embedding_type: str | None = None) -> Path:
-    """llama_model_quantize from an F32, F16 or BF16 file."""
+    """Quantise an F32, F16 or BF16 file by llama_model_quantize.
+
+    raises  OddRowsError: rows that fit no block, in a release before the newest
+    """
     llama = binding.llama()
     params = llama.llama_model_quantize_default_params()
     params.nthread, params.ftype = 2, FILE_TYPE_IDS[quant]
     if token_embedding_type:
         params.token_embedding_type = TYPE_IDS[token_embedding_type]
     code = llama.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params))
-    assert code == 0, binding.last_errors()
+    errors = binding.last_errors()
+    if code and "no tensor type fallback" in errors and binding.version().partition("+")[0] != BINDING_VERSION:
+        raise OddRowsError(errors)
+    assert code == 0, errors
     return out
 
 
