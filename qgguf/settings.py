@@ -48,6 +48,11 @@ VARIABLES = (
 """Every variable that changes what qgguf does: its own first, then those of the libraries below it."""
 
 
+def model_setting(argument: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the name of the model to use: the argument, else $QGGUF_MODEL, else None (the one model here)."""
+    return argument or environment.get("QGGUF_MODEL") or None
+
+
 def device_setting(argument: str | None, environment: Mapping[str, str] = os.environ) -> str:
     """Return the device to use: the argument, else $QGGUF_DEVICE, else "auto".
 

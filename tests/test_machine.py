@@ -74,9 +74,9 @@ def with_programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str
 def test_driver_reports_cards_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The cards, the driver, the CUDA that it runs, and the compiler's version are read."""
     nvcc = "#!/bin/sh\necho 'Cuda compilation tools, release 12.8, V12.8.93'\n"
-    found = with_programs(tmp_path, monkeypatch, nvidia_smi=SMI, nvcc=nvcc)
-    assert found.nvidia_cards == ("NVIDIA GeForce RTX 3060", "Quadro P400")
-    assert (found.nvidia_driver, found.driver_cuda, found.nvcc) == ("550.54.15", (12, 4), (12, 8))
+    graphics = with_programs(tmp_path, monkeypatch, nvidia_smi=SMI, nvcc=nvcc)
+    assert graphics.nvidia_cards == ("NVIDIA GeForce RTX 3060", "Quadro P400")
+    assert (graphics.nvidia_driver, graphics.driver_cuda, graphics.nvcc) == ("550.54.15", (12, 4), (12, 8))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the programs are shell scripts")
@@ -93,8 +93,8 @@ def test_driver_reports_cards_and_versions(tmp_path: Path, monkeypatch: pytest.M
 def test_faulty_driver_counts_as_none(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A failure, nonsense on stdout or a program that hangs does no harm."""
     monkeypatch.setattr(gpu, "TIMEOUT_SECONDS", 0.5)
-    found = with_programs(tmp_path, monkeypatch, nvidia_smi=program)
-    assert (found.nvidia_cards, found.nvidia_driver, found.driver_cuda) == ((), "", None)
+    graphics = with_programs(tmp_path, monkeypatch, nvidia_smi=program)
+    assert (graphics.nvidia_cards, graphics.nvidia_driver, graphics.driver_cuda) == ((), "", None)
 
 
 # Builds

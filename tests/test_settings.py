@@ -16,6 +16,7 @@ from qgguf.settings import (
     MOST_THREADS,
     VARIABLES,
     device_setting,
+    model_setting,
     ram_setting,
     threads_setting,
     vram_setting,
@@ -27,6 +28,9 @@ MEMORY = [("QGGUF_VRAM", vram_setting), ("QGGUF_RAM", ram_setting)]
 
 def test_the_argument_wins():
     """Argument, then variable, then the default; an empty variable is an unset one."""
+    assert model_setting("a.gguf", {"QGGUF_MODEL": "b.gguf"}) == "a.gguf"
+    assert model_setting(None, {"QGGUF_MODEL": "b.gguf"}) == model_setting("", {"QGGUF_MODEL": "b.gguf"}) == "b.gguf"
+    assert model_setting(None, {}) is model_setting(None, {"QGGUF_MODEL": ""}) is None
     assert device_setting("cpu", {"QGGUF_DEVICE": "gpu"}) == "cpu"
     assert device_setting(None, {"QGGUF_DEVICE": "gpu"}) == "gpu"
     assert device_setting(None, {}) == device_setting(None, {"QGGUF_DEVICE": ""}) == "auto"
@@ -145,7 +149,7 @@ def test_the_table_has_every_variable_of_the_code():
     assert read == {variable.name for variable in VARIABLES if variable.name.startswith("QGGUF_")}
 
 
-def test_the_table_says_everything():
+def test_the_table_is_complete():
     """Each variable is there once, with its meaning and default in words; only the token is secret."""
     assert len({variable.name for variable in VARIABLES}) == len(VARIABLES)
     assert all(variable.meaning and variable.default for variable in VARIABLES)

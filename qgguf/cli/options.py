@@ -1,6 +1,5 @@
 """The option -m and what it opens."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import click
 
 from qgguf.cli.budget import as_bytes
 from qgguf.memory.planner import KV_TYPES
-from qgguf.settings import DEVICES, MOST_THREADS
+from qgguf.settings import DEVICES, MOST_THREADS, model_setting
 
 
 def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +72,7 @@ def find_model(name: str | None) -> Path:
     from qgguf import hub
     from qgguf.cli.progress import bar
 
-    name = name or os.environ.get("QGGUF_MODEL")
+    name = model_setting(name)
     if not name:
         return hub.default_model()
     with bar(f"Fetching {name}") as show:

@@ -21,7 +21,7 @@ from qgguf.hardware.ram import HostMemory, host_memory
 from qgguf.hub.catalogue import CATALOGUE
 from qgguf.native.builds import compile_line, wheel_line
 from qgguf.native.strategy import LEAST_COSINE
-from qgguf.settings import VARIABLES, device_setting, ram_setting, threads_setting, vram_setting
+from qgguf.settings import VARIABLES, device_setting, model_setting, ram_setting, threads_setting, vram_setting
 from qgguf.types import Progress
 from qgguf.units import readable
 
@@ -250,7 +250,7 @@ def _dotted(version: tuple[int, int] | None) -> str:
 
 def _model_to_try(name: str | None, findings: list[Finding]) -> tuple[Path | None, str]:
     """Return the file for the trial, or None and the reason."""
-    asked = name or os.environ.get("QGGUF_MODEL")
+    asked = model_setting(name)
     try:
         return (hub.resolve(asked, download=False) if asked else hub.default_model()), ""
     except (QgError, OSError) as error:

@@ -1,6 +1,5 @@
 """From the name of a model to its GGUF file on this machine."""
 
-import os
 import re
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from qgguf.hub.errors import explain_offline
 from qgguf.hub.repo_name import REPO
 from qgguf.hub.repository import RepoFile, list_files
 from qgguf.hub.settings import hub_settings
+from qgguf.settings import model_setting
 from qgguf.types import Progress
 
 _REPO_QUANT = re.compile(rf"(?P<repo>{REPO})(?::(?P<quant>[\w.-]+))?", re.ASCII)
@@ -91,7 +91,7 @@ def default_model() -> Path:
 
     raises  ModelNotFoundError: there is no model, or several
     """
-    name = os.environ.get("QGGUF_MODEL")
+    name = model_setting(None)
     if name:
         return resolve(name)
     models = list_models()
