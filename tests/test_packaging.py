@@ -58,7 +58,7 @@ def test_wheel_says_what_it_needs(built: tuple[Path, Path]):
         "Apache-2.0",
     )
     needs = {need.split("=")[0].split(">")[0].split("<")[0].strip() for need in says.get_all("Requires-Dist")}
-    assert needs == {"llama-cpp-python", "gguf", "numpy", "huggingface-hub", "click", "tqdm"}
+    assert needs == {"llama-cpp-python", "gguf", "numpy", "huggingface-hub", "click", "tqdm", "psutil"}
 
 
 def test_sdist_can_test_itself(built: tuple[Path, Path]):
