@@ -370,7 +370,7 @@ def test_wrong_options_are_refused(minilm_q8):
     """Each names what there is."""
     for wrong, kind, says in (
         ({"pooling": "max"}, OptionError, "mean, cls, last"),
-        ({"device": "tpu"}, OptionError, "auto, cpu, gpu and cuda"),
+        ({"device": "tpu"}, OptionError, "auto, cpu, gpu or cuda"),
         ({"threads": 0}, OptionError, "threads=0"),
         ({"truncate": "middle"}, OptionError, "truncate"),
         ({"truncate_dim": 0}, DimensionError, "1 to 384"),
