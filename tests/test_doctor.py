@@ -186,6 +186,14 @@ def test_trial_obeys_the_memory_variable(small_qwen3: Path, tmp_path: Path):
     assert finding["topic"] == "trial" and "Nothing fits in 2MB of the host's memory" in finding["message"]
 
 
+def test_too_many_threads_are_reported(tmp_path: Path):
+    """More threads than cores is no fault, but the report advises against it."""
+    report = as_json(home=tmp_path, QGGUF_THREADS="512")
+    (finding,) = (finding for finding in report["findings"] if finding["topic"] == "threads")
+    assert not finding["wrong"] and finding["remedies"] == ["unset QGGUF_THREADS"]
+    assert finding["message"].startswith(f"QGGUF_THREADS=512 is more than the {read_cores().usable} that help here")
+
+
 def test_secrets_are_not_shown(tmp_path: Path):
     """The report lists the variables that are set, without the hub's token."""
     report = as_json(home=tmp_path, HF_TOKEN="hf_secret", QGGUF_DEVICE="cpu")

@@ -121,10 +121,8 @@ def examine(
         findings += _build_findings(processor_fields["unused"])
         findings += device_findings(loaded, graphics, os.environ)
     if threads is not None and threads > cores.usable:
-        findings.append(
-            Finding("threads", False, f"QGGUF_THREADS={threads}, but more than {cores.usable} do not help "
-                    f"({cores.reason}).", ("unset QGGUF_THREADS",))
-        )  # fmt: skip
+        message = f"QGGUF_THREADS={threads} is more than the {cores.usable} that help here ({cores.reason})."
+        findings.append(Finding("threads", False, message, ("unset QGGUF_THREADS",)))
     path, reason = _model_to_try(model, findings)
     models = _models(path, checksums, show, findings)
     return Report(
