@@ -1,6 +1,6 @@
 """The test suite on other Pythons and with other releases of what qgguf needs. `nox -l` lists the sessions.
 
-Each session runs pytest as scripts/test does, in an environment of its own; what follows `--` goes to pytest:
+Each session runs pytest as scripts/test does, in a separate environment. Arguments after `--` go to pytest:
 
     nox -s tests-3.12 -- tests/test_embedder.py
 

@@ -186,15 +186,15 @@ def test_loading_options_do_not_change_vectors(small_qwen3: Path):
     from qgguf.native.strategy import Strategy
 
     ids = [np.arange(5, 5 + n, dtype=np.int32) for n in (3, 40)]
-    found = []
+    vectors = []
     for options in ({}, {"repack": False}, {"mmap": False}, {"gpu_layers": 0}):
         model = NativeModel(small_qwen3, read_spec(small_qwen3), "auto", **options)
         context = NativeContext(model, cells=512, threads=1, pooling=Pooling.LAST, strategy=Strategy.PLAIN)
-        found.append(context.vectors(ids))
+        vectors.append(context.vectors(ids))
         context.close()
         model.close()
-    for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], rtol=1e-2, atol=1e-2)
+    for other in vectors[1:]:
+        np.testing.assert_allclose(other, vectors[0], rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' process limits")

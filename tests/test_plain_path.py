@@ -26,9 +26,9 @@ CELLS, MICRO_BATCH, VOCABULARY = 256, 96, 2074
 Ids = tuple[int, ...]
 
 
-def assert_equal_vectors(found: np.ndarray, expected: np.ndarray) -> None:
-    assert found.shape == expected.shape
-    assert not len(found) or cosines(found, expected).min() >= 0.9999
+def assert_equal_vectors(actual: np.ndarray, expected: np.ndarray) -> None:
+    assert actual.shape == expected.shape
+    assert not len(actual) or cosines(actual, expected).min() >= 0.9999
 
 
 def array(ids: Sequence[int]) -> np.ndarray:
@@ -198,9 +198,9 @@ def test_threads_equal_the_plain_path(
     """Concurrent calls with many prompts and equal, similar and cut texts return the right vectors, counts and cuts."""
     embedder, twin = short_and_plain
 
-    found = at_once(embedder, calls)
+    outcomes = at_once(embedder, calls)
 
-    for (texts, options), embeddings in zip(calls, found, strict=True):
+    for (texts, options), embeddings in zip(calls, outcomes, strict=True):
         assert isinstance(embeddings, Embeddings), embeddings
         expected = twin.embed(texts, **options)
         assert_equal_vectors(embeddings.vectors, expected.vectors)
@@ -215,9 +215,9 @@ def test_concurrent_calls_share_batches(short_and_plain: tuple[Embedder, Embedde
     with WatchedLanes(embedder, is_open=False) as lanes:
         opener = threading.Thread(target=lambda: (until(lambda: lanes.n_calls == len(texts)), lanes.gate.set()))
         opener.start()
-        found = at_once(embedder, [([text], {"prompt_name": "query"}) for text in texts])
+        outcomes = at_once(embedder, [([text], {"prompt_name": "query"}) for text in texts])
         opener.join()
 
     assert len(lanes.batches) == 2 and sum(lanes.batches) == 20
-    vectors = np.concatenate([embeddings.vectors for embeddings in found])
+    vectors = np.concatenate([embeddings.vectors for embeddings in outcomes])
     assert_equal_vectors(vectors, twin.encode(texts, prompt_name="query"))

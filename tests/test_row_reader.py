@@ -36,8 +36,8 @@ class Tensors:
 
     def operation(self, tensor: int) -> bytes:
         """Return the name of the operation that computes a tensor."""
-        found: bytes = self._library.ggml_op_desc(ctypes.c_void_p(tensor))
-        return found
+        operation: bytes = self._library.ggml_op_desc(ctypes.c_void_p(tensor))
+        return operation
 
     def close(self) -> None:
         self._library.ggml_free(self._context)
@@ -62,7 +62,7 @@ def test_tensor_is_described(made: Tensors):
      (NORM + b"-1", False, b"MUL_MAT")],
 )  # fmt: skip
 def test_vocabulary_projection_is_removed(made: Tensors, name: bytes, is_needed: bool, operation: bytes):
-    """On a GPU it can be a graph of its own, which stopping the graph before it does not stop."""
+    """On a GPU it can be a separate graph, which is computed although the graph before it was stopped."""
     reader, tensor = RowReader(dims=DIMS), made.product(name)
     assert reader._on_node(tensor, True, None) is is_needed
     assert made.operation(tensor) == operation

@@ -117,7 +117,7 @@ def _check_version(module: Any) -> None:
 
 
 def _load_backends(package: Path) -> None:
-    """Load the backends of a build that has each in a library of its own.
+    """Load the backends of a build that has each in a separate library.
 
     By default llama.cpp would search the folder of the Python interpreter and the current folder.
     """

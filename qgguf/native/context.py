@@ -163,11 +163,16 @@ class NativeContext:
         return out
 
     def _batch(self, layout: SharedTokens) -> TokenBatch:
+        """Return the batch of a layout.
+
+        raises  NativeError: it has more tokens than the context has cells
+        """
         if len(layout.tokens) > self.cells:
             raise NativeError(f"A batch of {len(layout.tokens)} tokens; {self.cells} are allowed.")
         return TokenBatch.of(layout)
 
     def _forget(self, *, data: bool) -> None:
+        """Remove all sequences, the prompts too; with `data`, set the KV cache to zero."""
         self._kept.clear()
         if self._rows:
             self._rows.discard()
@@ -220,6 +225,7 @@ class NativeContext:
         return slot
 
     def _one_call(self, batch: TokenBatch, out: Vectors) -> None:
+        """Compute a batch slice by slice, and write the vectors of its texts."""
         for start, stop in self._slices(batch.n_tokens):
             if start:
                 self._between(start, batch.n_tokens)
@@ -228,6 +234,7 @@ class NativeContext:
             out[ended] = self._rows.take(len(ended)) if self._rows else self._pooled(ended)
 
     def _two_calls(self, batch: TokenBatch, out: Vectors) -> None:
+        """Compute all tokens but each text's last, then the last ones, and write the vectors of the texts."""
         before, last = batch.split_off_last()
         for start, stop in self._slices(before.n_tokens):
             if start:
@@ -268,6 +275,7 @@ class NativeContext:
             raise NativeError(f"llama.cpp stopped with {code}, {meaning}: {reason}.", code)
 
     def _pooled(self, texts: NDArray[np.intp]) -> Vectors:
+        """Return the vectors that llama.cpp pooled for these texts."""
         llama, dims = binding.llama(), self.model.spec.dims
         out = np.empty((len(texts), dims), np.float32)
         for row, text in enumerate(texts):

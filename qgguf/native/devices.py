@@ -41,7 +41,7 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is a GPU, with memory of its own or the host's."""
+        """Whether it is a GPU, with separate memory or the host's."""
         return self.kind in ("gpu", "igpu")
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Device:
 
 
 def list_devices() -> list[Device]:
-    """Return all devices, with their memory as it is now.
+    """Return all devices, with the memory that is free now.
 
     raises  NativeError: llama-cpp-python does not load
     """
@@ -106,7 +106,7 @@ def choose_device(
 ) -> tuple[Device, str]:
     """Choose the device for a model.
 
-    Among GPUs, those with memory of their own come before those that share the host's, then the one with most free
+    Among GPUs, those with separate memory come before those that share the host's, then the one with most free
     memory is taken.
 
     asked     "auto", "cpu", "gpu" or "cuda"

@@ -67,8 +67,8 @@ class NativeModel:
         _check_flags(repack=repack, mmap=mmap)
         self.device = device if isinstance(device, Device) else _choose(device, gpu_layers)
         on_gpu = self.device.is_gpu
-        wanted = spec.n_layers if gpu_layers is None else gpu_layers
-        self.gpu_layers = wanted if on_gpu else 0
+        requested = spec.n_layers if gpu_layers is None else gpu_layers
+        self.gpu_layers = requested if on_gpu else 0
         self.head = on_gpu and (not spec.pools_last_row() if head is None else head)
         parameters = llama.llama_model_default_params()
         # llama.cpp counts from the end, and counts the output as one layer more.

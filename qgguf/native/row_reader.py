@@ -39,8 +39,8 @@ class RowReader:
                 return True
             name = self._tensors.name(tensor)
             if name == HEAD:
-                # Where the rest of the graph is on a GPU, the head is a graph of its own: it runs although the graph
-                # before it was stopped.
+                # Where the rest of the graph is on a GPU, the head is a separate graph: it is computed although the
+                # graph before it was stopped.
                 self._tensors.remove_operation(tensor)
             return bool(name == NORM)
         if self.stop:

@@ -76,7 +76,7 @@ def _check(access: TensorAccess, library: ctypes.PyDLL) -> None:
 
 
 def _function(library: ctypes.CDLL, name: str, result: Any, arguments: Sequence[Any]) -> Any:
-    """Return a function of its own, with its types: libraries hand out one object to all their users."""
+    """Return a new function object with these types. An attribute of the library would be shared with other code."""
     function = library[name]
     function.restype, function.argtypes = result, list(arguments)
     return function
