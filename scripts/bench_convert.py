@@ -96,7 +96,8 @@ def same_tensors(ours: Path, theirs: Path) -> bool:
     first, second = read_header(ours), read_header(theirs)
     if [t.name for t in first.tensors] != [t.name for t in second.tensors]:
         return False
-    a, b = np.memmap(ours, np.uint8, "r"), np.memmap(theirs, np.uint8, "r")
+    a = np.memmap(ours, np.uint8, "r", first.data_offset)
+    b = np.memmap(theirs, np.uint8, "r", second.data_offset)
     return all(
         x.type_id == y.type_id
         and x.shape == y.shape

@@ -148,7 +148,7 @@ def poisoned_qwen3(small_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) 
     n_columns = embedding.shape[0]
     token = list(header.metadata["tokenizer.ggml.tokens"]).index("\u0107")  # how byte-level BPE writes byte 7
     data = bytearray(small_qwen3.read_bytes())
-    start = embedding.offset + token * n_columns * 2
+    start = header.data_offset + embedding.offset + token * n_columns * 2
     data[start : start + n_columns * 2] = b"\x00\x7e" * n_columns
     path = tmp_path_factory.mktemp("poisoned") / small_qwen3.name
     path.write_bytes(data)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qgguf.convert import converter as run
+from qgguf.convert import converter
 from qgguf.convert.converter import convert_checkpoint
 from qgguf.convert.writeback import Writeback
 from qgguf.errors import CheckpointError, OutputError
@@ -105,7 +105,7 @@ def test_a_write_that_fails_in_the_middle_leaves_nothing(tmp_path: Path, monkeyp
     def full(*_: object) -> None:
         raise OutputError("Cannot write: No space left on device.")
 
-    monkeypatch.setattr(streaming._Pass, "_write", full)
+    monkeypatch.setattr(streaming._SharedState, "_write", full)
     with pytest.raises(OutputError, match="No space left"):
         convert_checkpoint(checkpoint, out, force=True)
     assert out.read_bytes() == b"old" and not out.with_name("out.gguf.part").exists()
@@ -149,13 +149,13 @@ def test_an_error_stops_the_threads_at_once(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_file_that_reads_back_wrongly_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The part is opened again before it becomes OUT."""
-    checkpoint, write = make_bert_checkpoint(tmp_path / "model"), run._write
+    checkpoint, write = make_bert_checkpoint(tmp_path / "model"), converter._write
 
     def damage(part: Path, *arguments: object) -> None:
         write(part, *arguments)
         os.truncate(part, part.stat().st_size - 64)
 
-    monkeypatch.setattr(run, "_write", damage)
+    monkeypatch.setattr(converter, "_write", damage)
     with pytest.raises(OutputError, match="cut short"):
         convert_checkpoint(checkpoint, tmp_path / "out.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -163,13 +163,13 @@ def test_a_file_that_reads_back_wrongly_is_not_kept(tmp_path: Path, monkeypatch:
 
 def test_a_tensor_in_the_wrong_place_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Names, shapes, types and places are compared with the plan."""
-    checkpoint, write = make_bert_checkpoint(tmp_path / "model"), run._write
+    checkpoint, write = make_bert_checkpoint(tmp_path / "model"), converter._write
 
     def rename(part: Path, *arguments: object) -> None:
         write(part, *arguments)
         part.write_bytes(part.read_bytes().replace(b"token_types.weight", b"token_typos.weight"))
 
-    monkeypatch.setattr(run, "_write", rename)
+    monkeypatch.setattr(converter, "_write", rename)
     with pytest.raises(OutputError, match="does not read back"):
         convert_checkpoint(checkpoint, tmp_path / "out.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgguf.convert.quant_recipes import TYPE_IDS
 from qgguf.errors import NativeError
-from qgguf.gguf_format.reader import row_bytes
+from qgguf.gguf_format.tensors import TYPE_IDS, row_bytes
 from qgguf.native import binding, quantize
 from qgguf.native.quantize import BF16, F16, F32, is_finite, quantize_rows
 from tests.support.checkpoints import bf16

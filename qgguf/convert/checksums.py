@@ -1,7 +1,7 @@
-"""SHA-256 of the weight files, computed in a thread of its own from the start of a conversion.
+"""Compute the SHA-256 of the weight files in a background thread, from the start of a conversion.
 
-It runs while the tokenizer is read, when the other cores have nothing to do yet, and ahead of the threads that convert,
-so that they find in the page cache what it has read.
+It runs while the tokenizer is read, when the other cores are idle, and ahead of the threads that convert: they find in
+the page cache what it has read.
 """
 
 import hashlib
@@ -12,21 +12,21 @@ from types import TracebackType
 
 from qgguf.errors import CheckpointError
 
-# Reading and hashing run without Python's lock. To get it back from a thread that runs Python takes up to 5 ms, from
-# one that parses tokenizer.json 0.1 s: large blocks. Small ones stay in a core's cache, a sixth faster.
-_BLOCK_BYTES = 32 << 20
-_UNDISTURBED_BYTES = 1 << 20
+# Reading and hashing release the GIL. Getting it back takes up to 5 ms while another thread runs Python code, and 0.1 s
+# while one parses tokenizer.json, so blocks are large then. Small blocks stay in a core's cache: a sixth faster.
+_LARGE_BLOCK_BYTES = 32 << 20
+_SMALL_BLOCK_BYTES = 1 << 20
 
 
 class Checksums:
-    """As a `with` block: hashing starts at its beginning and has ended, done or not, at its end."""
+    """Hashes files while its `with` block runs; at the end of the block the thread has ended, complete or not."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._before = {file: _state(file) for file in files}
+        self._states = {file: _state(file) for file in files}
         self._digests: list[str] = []
         self._failure: BaseException | None = None
         self._stopped = False
-        self._block_bytes = _BLOCK_BYTES
+        self._block_bytes = _LARGE_BLOCK_BYTES
         self._thread = threading.Thread(target=self._run, name="qgguf-checksums", daemon=True)
 
     def __enter__(self) -> "Checksums":
@@ -39,28 +39,28 @@ class Checksums:
         self._stopped = True
         self._thread.join()
 
-    def undisturbed(self) -> None:
-        """From now on other threads hold the GIL only briefly."""
-        self._block_bytes = _UNDISTURBED_BYTES
+    def use_small_blocks(self) -> None:
+        """Hash small blocks from now on: other threads hold the GIL only briefly."""
+        self._block_bytes = _SMALL_BLOCK_BYTES
 
     def wait(self) -> list[tuple[str, str]]:
-        """(hex digest, file name) of each file, once all are known; to be called when all has been converted.
+        """Wait for all digests, and return (hex digest, file name) of each file. Call it when everything is converted.
 
-        raises  CheckpointError: a file that cannot be read, or was changed meanwhile
+        raises  CheckpointError: a file cannot be read, or has changed since the start
         """
         while self._thread.is_alive():
-            self._thread.join(0.1)  # in steps, so that Ctrl-C is heard on every system
+            self._thread.join(0.1)  # in steps: on Windows, Ctrl-C does not interrupt a wait
         if self._failure is not None:
             raise self._failure
-        for file, state in self._before.items():
+        for file, state in self._states.items():
             if _state(file) != state:
                 raise CheckpointError(f"{file} was changed while it was converted. Convert again.")
-        return [(digest, file.name) for digest, file in zip(self._digests, self._before, strict=True)]
+        return [(digest, file.name) for digest, file in zip(self._digests, self._states, strict=True)]
 
     def _run(self) -> None:
         try:
-            block = bytearray(_BLOCK_BYTES)
-            for file in self._before:
+            block = bytearray(_LARGE_BLOCK_BYTES)
+            for file in self._states:
                 self._digests.append(self._digest(file, memoryview(block)))
         except OSError as error:
             self._failure = CheckpointError(f"Cannot read {error.filename}: {error.strerror or error}.")
@@ -76,9 +76,9 @@ class Checksums:
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:
-    """Changes when the file does; None where it is not there."""
+    """Return values that change when the file does; None if it does not exist."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Which type each tensor gets, per quantisation. Pure; the same choices as llama_model_quantize without an imatrix.
+"""Choose the type of each tensor for a quantisation, as llama_model_quantize does without an importance matrix.
 
 source  llama-quant.cpp of the vendored llama.cpp: llama_tensor_get_type_impl, tensor_type_fallback,
         tensor_allows_quantization
@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from qgguf.errors import OptionError
-from qgguf.gguf_format.reader import FILE_TYPES, TENSOR_TYPES
-
-TYPE_IDS: Mapping[str, int] = {name: type_id for type_id, (name, _, _) in TENSOR_TYPES.items()}
+from qgguf.gguf_format.tensors import FILE_TYPES, TENSOR_TYPES, TYPE_IDS
 
 # quantisation -> the type of most tensors
 QUANTS: Mapping[str, str] = {
@@ -28,68 +26,77 @@ QUANTS: Mapping[str, str] = {
     "IQ4_XS": "IQ4_XS",
 }
 FILE_TYPE_IDS: Mapping[str, int] = {name: number for number, name in FILE_TYPES.items() if name in QUANTS}
+"""Quantisation -> general.file_type."""
+
 TOKEN_EMBEDDING_TYPES = tuple(dict.fromkeys(QUANTS.values()))
+"""Types that the user may choose for the token embedding."""
 
 _FLOATS = ("F32", "F16", "BF16")
-# Kept in F32 whatever is asked, as are all norms and biases: small, and read by plain additions.
+# F32 in every quantisation, as are all norms and biases: they are small, and llama.cpp adds them without unpacking.
 _NEVER_QUANTIZED = ("position_embd.weight", "token_types.weight")
-# Rows that are no multiple of a 256 block get the nearest type with blocks of 32.
+# For rows that are no multiple of 256 elements: the nearest type with blocks of 32.
 _SMALL_BLOCKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """What the mixture asks of a model."""
+class ModelShape:
+    """The counts that the choice of types depends on."""
 
     n_layers: int
     n_heads: int
     n_kv_heads: int
 
 
-Rule = Callable[[int, Model], bool]
+_LayerRule = Callable[[int, ModelShape], bool]
 
 
-def _sensitive(layer: int, model: Model) -> bool:
-    """The first and last eighth, and every third layer between."""
+def _is_sensitive(layer: int, model: ModelShape) -> bool:
+    """Return whether a layer is in the first or last eighth, or every third one between them."""
     eighth = model.n_layers // 8
     return layer < eighth or layer >= 7 * model.n_layers // 8 or (layer - eighth) % 3 == 2
 
 
-def _first_eighth(layer: int, model: Model) -> bool:
+def _is_in_first_eighth(layer: int, model: ModelShape) -> bool:
     return layer < model.n_layers // 8
 
 
-def _first_four(layer: int, _model: Model) -> bool:
+def _is_in_first_four(layer: int, _model: ModelShape) -> bool:
     return layer < 4
 
 
-def _shared_values(_layer: int, model: Model) -> bool:
-    """Four query heads or more read one value head: it is small, and worth its bits."""
+def _shares_values(_layer: int, model: ModelShape) -> bool:
+    """Return whether four query heads or more share a value head: its matrix is small, and more bits pay."""
     return model.n_heads // model.n_kv_heads >= 4
 
 
-# quantisation -> tensor -> (layers that get more bits, the type they get)
-_RAISED: Mapping[str, Mapping[str, tuple[Rule, str]]] = {
-    "Q5_K_M": {"attn_v.weight": (_sensitive, "Q6_K"), "ffn_down.weight": (_sensitive, "Q6_K")},
-    "Q4_K_M": {"attn_v.weight": (_sensitive, "Q6_K"), "ffn_down.weight": (_sensitive, "Q6_K")},
-    "Q4_K_S": {"attn_v.weight": (_first_four, "Q5_K"), "ffn_down.weight": (_first_eighth, "Q5_K")},
-    "IQ4_NL": {"attn_v.weight": (_shared_values, "Q5_K"), "ffn_down.weight": (_first_eighth, "Q5_K")},
-    "IQ4_XS": {"attn_v.weight": (_shared_values, "Q5_K"), "ffn_down.weight": (_first_eighth, "Q5_K")},
+# quantisation -> tensor -> (rule for the layers that get more bits, the type they get)
+_MORE_BITS: Mapping[str, Mapping[str, tuple[_LayerRule, str]]] = {
+    "Q5_K_M": {"attn_v.weight": (_is_sensitive, "Q6_K"), "ffn_down.weight": (_is_sensitive, "Q6_K")},
+    "Q4_K_M": {"attn_v.weight": (_is_sensitive, "Q6_K"), "ffn_down.weight": (_is_sensitive, "Q6_K")},
+    "Q4_K_S": {"attn_v.weight": (_is_in_first_four, "Q5_K"), "ffn_down.weight": (_is_in_first_eighth, "Q5_K")},
+    "IQ4_NL": {"attn_v.weight": (_shares_values, "Q5_K"), "ffn_down.weight": (_is_in_first_eighth, "Q5_K")},
+    "IQ4_XS": {"attn_v.weight": (_shares_values, "Q5_K"), "ffn_down.weight": (_is_in_first_eighth, "Q5_K")},
 }
 
 
 def check_quant(quant: str) -> str:
-    """The quantisation in its usual spelling.
+    """Return a quantisation in its usual spelling.
 
     >>> check_quant("q4_k_m")
     'Q4_K_M'
+
+    raises  OptionError: not one of QUANTS
     """
     return _one_of(quant, tuple(QUANTS), "quantisation")
 
 
 def check_token_embedding_type(name: str) -> str:
-    """The type for the token embedding in its usual spelling; a quantisation's name gives its main type."""
-    return _one_of(QUANTS.get(name.upper(), name) if isinstance(name, str) else name, TOKEN_EMBEDDING_TYPES, "type")
+    """Return a type for the token embedding in its usual spelling; the name of a quantisation gives its main type.
+
+    raises  OptionError: not one of TOKEN_EMBEDDING_TYPES
+    """
+    main_type = QUANTS.get(name.upper(), name) if isinstance(name, str) else name
+    return _one_of(main_type, TOKEN_EMBEDDING_TYPES, "type")
 
 
 def _one_of(name: str, known: tuple[str, ...], what: str) -> str:
@@ -99,12 +106,12 @@ def _one_of(name: str, known: tuple[str, ...], what: str) -> str:
 
 
 def tensor_type(
-    quant: str, name: str, shape: tuple[int, ...], model: Model, token_embedding_type: str | None = None
+    quant: str, name: str, shape: tuple[int, ...], model: ModelShape, token_embedding_type: str | None = None
 ) -> str:
-    """The ggml type of one tensor.
+    """Return the name of the type that one tensor is stored in.
 
     name    as GGUF names it: "blk.3.ffn_down.weight"
-    shape   as ggml counts: shape[0] is the length of a row
+    shape   in ggml's order: shape[0] is the length of a row
     raises  OptionError: a token embedding type whose blocks do not fit the rows
     """
     if len(shape) < 2 or shape[1] == 1 or name.endswith("_norm.weight") or name in _NEVER_QUANTIZED:
@@ -122,28 +129,28 @@ def tensor_type(
     if chosen in _FLOATS:
         return chosen
     if is_embedding:
-        # It stands in for the output matrix, which embedding models do not store: one of the two large types.
+        # llama.cpp takes it for the output matrix, which embedding models lack, and so gives it one of two large types.
         chosen = "Q6_K" if chosen != "Q8_0" and _fits(columns, chosen) else "Q8_0"
     elif name.startswith("blk."):
         _, layer, part = name.split(".", 2)
-        rule, more = _RAISED.get(quant, {}).get(part, (None, ""))
+        rule, larger_type = _MORE_BITS.get(quant, {}).get(part, (None, ""))
         if rule and rule(int(layer), model):
-            chosen = more
-    return _that_fits(columns, chosen)
+            chosen = larger_type
+    return _fitting(columns, chosen)
 
 
 def _fits(columns: int, name: str) -> bool:
     return columns % TENSOR_TYPES[TYPE_IDS[name]][1] == 0
 
 
-def _that_fits(columns: int, name: str) -> str:
+def _fitting(columns: int, name: str) -> str:
     if _fits(columns, name):
         return name
-    smaller = _SMALL_BLOCKS.get(name, name)
-    return smaller if _fits(columns, smaller) else "F16"
+    fallback = _SMALL_BLOCKS.get(name, name)
+    return fallback if _fits(columns, fallback) else "F16"
 
 
 def file_order(name: str) -> tuple[int, bytes]:
-    """Sort key of llama_model_quantize's output: tensors outside the layers, then layer by layer, by name."""
+    """Return the sort key of llama_model_quantize's order: tensors outside the layers, then by layer, then by name."""
     layer = int(name.split(".", 2)[1]) if name.startswith("blk.") else -1
     return layer, name.encode()

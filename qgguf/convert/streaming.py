@@ -1,7 +1,7 @@
-"""The one pass: weights are read once, in the order they lie, converted in row chunks on all threads, and written.
+"""Convert the weights in one pass: each thread reads a chunk of rows, converts it and writes it.
 
-Where every tensor will lie is known before it starts, so each thread reads, converts and writes its own chunks in any
-order. Each thread holds one chunk: about 4 MB.
+The chunks are read in the order of the files. The offset of every tensor in the output is known from the start, so they
+may be written in any order. A thread holds one chunk, about 4 MB.
 """
 
 import threading
@@ -14,122 +14,127 @@ from pathlib import Path
 import numpy as np
 
 from qgguf.atomic_file import as_output_error
-from qgguf.convert.quant_recipes import TYPE_IDS
 from qgguf.convert.safetensors import StoredTensor
 from qgguf.errors import CheckpointError
-from qgguf.gguf_format.reader import row_bytes
-from qgguf.gguf_format.writer import TensorPlace
+from qgguf.gguf_format.tensors import TYPE_IDS, TensorInfo, row_bytes
 from qgguf.native.quantize import is_finite, quantize_rows
 from qgguf.types import Progress
 
 CHUNK_BYTES = 1 << 20
-# Numbers widened to float32 at once: 256 KB stay in a core's cache.
+# Elements widened to float32 at once: 256 KB stay in a core's cache.
 BLOCK_ELEMENTS = 1 << 16
 _REPORT_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One tensor: where it lies in the checkpoint, where it goes in the GGUF."""
+class TensorConversion:
+    """One tensor to convert.
 
-    stored: StoredTensor
-    place: TensorPlace
+    source  where it is in the checkpoint
+    target  where it goes in the GGUF file
+    """
+
+    source: StoredTensor
+    target: TensorInfo
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """Whole rows of a job's tensor."""
+class _Chunk:
+    """Some whole rows of a tensor: what one thread converts at a time."""
 
-    job: Job
+    tensor: TensorConversion
     first_row: int
     n_rows: int
 
 
-def stream(
-    jobs: Sequence[Job],
+def convert_tensors(
+    tensors: Sequence[TensorConversion],
     out: Path,
     data_offset: int,
     threads: int,
     on_progress: Progress | None,
     on_written: Callable[[int], None],
 ) -> None:
-    """Convert all jobs into `out`, which exists and has its full length.
+    """Convert all tensors into `out`, which exists and has its full length.
 
-    data_offset  bytes of `out` before its weights
-    on_progress  called in the caller's thread with (bytes done, bytes in all) of the weights that are converted
-    on_written   called in any thread with the bytes written just now
-    raises       CheckpointError: NaN, infinity, a file that cannot be read; OutputError: one that cannot be written
+    data_offset  where the weights begin in `out`
+    on_progress  called in the caller's thread with bytes done and bytes in all, of the source's weights
+    on_written   called in any thread with the number of bytes written just now
+    raises       CheckpointError: NaN, infinity, a file that cannot be read; OutputError: `out` cannot be written
     """
-    work = _Pass(jobs, out, data_offset, on_written)
-    report = on_progress or (lambda done, total: None)
-    workers = [threading.Thread(target=work.run, name=f"qgguf-convert-{n}", daemon=True) for n in range(threads)]
+    shared = _SharedState(tensors, out, data_offset, on_written)
+    report = on_progress or (lambda done_bytes, total_bytes: None)
+    workers = [threading.Thread(target=shared.work, name=f"qgguf-convert-{n}", daemon=True) for n in range(threads)]
     try:
         for worker in workers:
             worker.start()
         for worker in workers:
             while worker.is_alive():
                 worker.join(_REPORT_SECONDS)
-                report(work.done_bytes, work.total_bytes)
-        if work.failure is None:
-            report(work.done_bytes, work.total_bytes)
+                report(shared.done_bytes, shared.total_bytes)
+        if shared.failure is None:
+            report(shared.done_bytes, shared.total_bytes)
     finally:
-        work.stopped = True
+        shared.stopped = True
         for worker in workers:
             if worker.ident is not None:
                 worker.join()
-    if work.failure is not None:
-        raise work.failure
+    if shared.failure is not None:
+        raise shared.failure
 
 
-class _Pass:
-    """What the threads share; they meet where they take the next chunk and where they write."""
+class _SharedState:
+    """What the threads share: the chunks to take, the output, the bytes done and the first failure."""
 
-    def __init__(self, jobs: Sequence[Job], out: Path, data_offset: int, on_written: Callable[[int], None]) -> None:
+    def __init__(
+        self, tensors: Sequence[TensorConversion], out: Path, data_offset: int, on_written: Callable[[int], None]
+    ) -> None:
         self.out, self.data_offset, self.on_written = out, data_offset, on_written
-        self.done_bytes, self.total_bytes = 0, sum(job.stored.size_bytes for job in jobs)
+        self.done_bytes, self.total_bytes = 0, sum(tensor.source.size_bytes for tensor in tensors)
         self.stopped = False
         self.failure: BaseException | None = None
         self._lock = threading.Lock()
-        # A file system lets one thread write to a file at a time and has the others spin meanwhile: here they sleep.
-        self._writing = threading.Lock()
-        self._pieces = _pieces(jobs)
-        self._source_bytes = max([CHUNK_BYTES, *(_rows_at_once(job) * _source_row(job) for job in jobs)])
-        self._target_bytes = max([1, *(_rows_at_once(job) * _target_row(job) for job in jobs)])
-        self._scratch_elements = max([BLOCK_ELEMENTS, *(job.place.shape[0] for job in jobs)])
+        # A file system lets one thread write to a file at a time; the others would spin, with this lock they sleep.
+        self._write_lock = threading.Lock()
+        self._chunks = _chunks(tensors)
+        self._source_bytes = max([CHUNK_BYTES, *(_chunk_rows(t) * _source_row_bytes(t) for t in tensors)])
+        self._target_bytes = max([1, *(_chunk_rows(t) * _target_row_bytes(t) for t in tensors)])
+        self._float_elements = max([BLOCK_ELEMENTS, *(tensor.target.shape[0] for tensor in tensors)])
 
-    def run(self) -> None:
-        """One thread's work, until nothing is left or somebody failed."""
+    def work(self) -> None:
+        """Convert chunks in one thread, until none is left or a thread has failed."""
         try:
             buffer = np.empty(self._source_bytes, np.uint8)
             target = np.empty(self._target_bytes, np.uint8)
-            scratch = np.empty(self._scratch_elements, np.float32)
+            floats = np.empty(self._float_elements, np.float32)
             with ExitStack() as opened, self.out.open("r+b", buffering=0) as out:
                 sources: dict[Path, FileIO] = {}
-                while (piece := self._next()) is not None:
-                    file = piece.job.stored.file
+                while (chunk := self._next()) is not None:
+                    file = chunk.tensor.source.file
                     if file not in sources:
                         opened.close()
                         sources = {file: opened.enter_context(_open(file))}
-                    source = buffer[: piece.n_rows * _source_row(piece.job)]
-                    _read(sources[file], piece, source.data)
-                    self._write(out, piece, _convert(piece.job, source, target, scratch))
+                    source = buffer[: chunk.n_rows * _source_row_bytes(chunk.tensor)]
+                    _read(sources[file], chunk, source.data)
+                    self._write(out, chunk, _convert(chunk.tensor, source, target, floats))
                     with self._lock:
                         self.done_bytes += source.nbytes
         except BaseException as error:
             with self._lock:
                 self.stopped, self.failure = True, self.failure or error
 
-    def _next(self) -> _Piece | None:
+    def _next(self) -> _Chunk | None:
         with self._lock:
-            return None if self.stopped else next(self._pieces, None)
+            return None if self.stopped else next(self._chunks, None)
 
-    def _write(self, out: FileIO, piece: _Piece, made: np.ndarray) -> None:
-        view = made.data
-        with as_output_error(self.out), self._writing:
-            out.seek(self.data_offset + piece.job.place.offset + piece.first_row * _target_row(piece.job))
+    def _write(self, out: FileIO, chunk: _Chunk, converted: np.ndarray) -> None:
+        view = converted.data
+        with as_output_error(self.out), self._write_lock:
+            first_byte = chunk.first_row * _target_row_bytes(chunk.tensor)
+            out.seek(self.data_offset + chunk.tensor.target.offset + first_byte)
             while view:
                 view = view[out.write(view) :]
-        self.on_written(made.nbytes)
+        self.on_written(converted.nbytes)
 
 
 def _open(file: Path) -> FileIO:
@@ -139,51 +144,49 @@ def _open(file: Path) -> FileIO:
         raise CheckpointError(f"Cannot read {file}: {error.strerror or error}.") from error
 
 
-def _read(source: FileIO, piece: _Piece, view: memoryview) -> None:
-    stored = piece.job.stored
+def _read(file: FileIO, chunk: _Chunk, view: memoryview) -> None:
+    source = chunk.tensor.source
     try:
-        source.seek(stored.offset + piece.first_row * _source_row(piece.job))
+        file.seek(source.offset + chunk.first_row * _source_row_bytes(chunk.tensor))
         while view:
-            n_bytes = source.readinto(view)
+            n_bytes = file.readinto(view)
             if not n_bytes:
-                raise CheckpointError(f"{stored.file} became shorter while it was read. Convert again.")
+                raise CheckpointError(f"{source.file} became shorter while it was read. Convert again.")
             view = view[n_bytes:]
     except OSError as error:
-        raise CheckpointError(f"Cannot read {stored.file}: {error.strerror or error}.") from error
+        raise CheckpointError(f"Cannot read {source.file}: {error.strerror or error}.") from error
 
 
-def _convert(job: Job, source: np.ndarray, target: np.ndarray, scratch: np.ndarray) -> np.ndarray:
-    source_type = TYPE_IDS[job.stored.dtype]
+def _convert(tensor: TensorConversion, source: np.ndarray, target: np.ndarray, floats: np.ndarray) -> np.ndarray:
+    """Return the rows in `source` as they are stored in the output: `source` itself, or a part of `target`."""
+    file_name, name, source_type = tensor.source.file.name, tensor.source.name, TYPE_IDS[tensor.source.dtype]
     if not is_finite(source_type, source):
-        raise CheckpointError(
-            f"{job.stored.file.name} holds NaN or infinity in {job.stored.name!r}. Download the checkpoint again."
-        )
-    columns, type_id = job.place.shape[0], job.place.type_id
-    if type_id == source_type:
+        raise CheckpointError(f"{file_name} holds NaN or infinity in {name!r}. Download the checkpoint again.")
+    columns, target_type = tensor.target.shape[0], tensor.target.type_id
+    if target_type == source_type:
         return source
-    if not quantize_rows(source_type, source, columns, type_id, target, scratch):
+    if not quantize_rows(source_type, source, columns, target_type, target, floats):
         raise CheckpointError(
-            f"{job.stored.file.name} has weights in {job.stored.name!r} that are too large for the type asked for. "
-            "Choose BF16 or F32."
+            f"{file_name} has weights in {name!r} that are too large for the chosen type. Choose BF16 or F32."
         )
-    return target[: source.nbytes // _source_row(job) * _target_row(job)]
+    return target[: source.nbytes // _source_row_bytes(tensor) * _target_row_bytes(tensor)]
 
 
-def _source_row(job: Job) -> int:
-    return row_bytes(TYPE_IDS[job.stored.dtype], job.place.shape[0])
+def _source_row_bytes(tensor: TensorConversion) -> int:
+    return row_bytes(TYPE_IDS[tensor.source.dtype], tensor.target.shape[0])
 
 
-def _target_row(job: Job) -> int:
-    return row_bytes(job.place.type_id, job.place.shape[0])
+def _target_row_bytes(tensor: TensorConversion) -> int:
+    return row_bytes(tensor.target.type_id, tensor.target.shape[0])
 
 
-def _rows_at_once(job: Job) -> int:
-    return max(1, CHUNK_BYTES // _source_row(job))
+def _chunk_rows(tensor: TensorConversion) -> int:
+    return max(1, CHUNK_BYTES // _source_row_bytes(tensor))
 
 
-def _pieces(jobs: Sequence[Job]) -> Iterator[_Piece]:
-    """All rows, in the order they lie in the weight files, so that a disk reads them from end to end."""
-    for job in sorted(jobs, key=lambda job: (job.stored.file, job.stored.offset)):
-        n_rows, at_once = job.stored.size_bytes // _source_row(job), _rows_at_once(job)
-        for first in range(0, n_rows, at_once):
-            yield _Piece(job, first, min(at_once, n_rows - first))
+def _chunks(tensors: Sequence[TensorConversion]) -> Iterator[_Chunk]:
+    """Yield all rows in the order of the weight files, so that a disk reads them from end to end."""
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.source.file, tensor.source.offset)):
+        n_rows, n_at_once = tensor.source.size_bytes // _source_row_bytes(tensor), _chunk_rows(tensor)
+        for first_row in range(0, n_rows, n_at_once):
+            yield _Chunk(tensor, first_row, min(n_at_once, n_rows - first_row))

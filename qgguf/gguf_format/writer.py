@@ -1,15 +1,17 @@
-"""The bytes of a GGUF up to its weights: values, tensor names and places.
+"""Write the header of a GGUF file: metadata, and the description of each tensor.
 
 source  https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from qgguf.errors import CheckpointError
+from qgguf.gguf_format.tensors import TensorInfo, row_bytes
 
 ALIGNMENT = 32
 _VERSION = 3
@@ -19,7 +21,7 @@ _U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key and its value, already in bytes."""
+    """One key of the metadata, with its value as it is stored; one constructor per type."""
 
     key: str
     type_id: int
@@ -27,30 +29,43 @@ class Entry:
 
     @classmethod
     def u32(cls, key: str, value: int) -> "Entry":
+        """Make an entry of an unsigned 32-bit integer."""
         return cls(key, _U32, struct.pack("<I", value))
 
     @classmethod
     def i32(cls, key: str, value: int) -> "Entry":
+        """Make an entry of a signed 32-bit integer."""
         return cls(key, _I32, struct.pack("<i", value))
 
     @classmethod
     def f32(cls, key: str, value: float) -> "Entry":
+        """Make an entry of a 32-bit float."""
         return cls(key, _F32, struct.pack("<f", value))
 
     @classmethod
     def flag(cls, key: str, value: bool) -> "Entry":
+        """Make an entry of a bool."""
         return cls(key, _BOOL, struct.pack("<?", value))
 
     @classmethod
     def string(cls, key: str, value: str) -> "Entry":
+        """Make an entry of a string.
+
+        raises  CheckpointError: half of a surrogate pair, which UTF-8 cannot store
+        """
         return cls(key, _STRING, _text(value, key))
 
     @classmethod
     def strings(cls, key: str, values: Sequence[str]) -> "Entry":
+        """Make an entry of an array of strings.
+
+        raises  CheckpointError: half of a surrogate pair, which UTF-8 cannot store
+        """
         return cls(key, _ARRAY, struct.pack("<IQ", _STRING, len(values)) + _texts(values, key))
 
     @classmethod
     def i32s(cls, key: str, values: Sequence[int]) -> "Entry":
+        """Make an entry of an array of signed 32-bit integers."""
         return cls(key, _ARRAY, struct.pack("<IQ", _I32, len(values)) + np.asarray(values, "<i4").tobytes())
 
     def as_text(self) -> str:
@@ -58,35 +73,34 @@ class Entry:
         return self.value[_LENGTH.size :].decode()
 
 
-@dataclass(frozen=True, slots=True)
-class TensorPlace:
-    """A tensor in the file to be written.
-
-    shape   as ggml counts: shape[0] is the length of a row
-    offset  bytes from the start of the weights
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    type_id: int
-    offset: int
-    size_bytes: int
-
-
 def aligned(n_bytes: int) -> int:
+    """Round up to a multiple of ALIGNMENT."""
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
-def header_bytes(entries: Sequence[Entry], tensors: Sequence[TensorPlace]) -> bytes:
-    """Everything before the weights, padded to where they begin."""
+def lay_out(tensors: Iterable[tuple[str, tuple[int, ...], int]]) -> list[TensorInfo]:
+    """Put tensors one after the other, each at a multiple of ALIGNMENT.
+
+    tensors  (name, shape in ggml's order, ggml type id)
+    """
+    laid_out, offset = [], 0
+    for name, shape, type_id in tensors:
+        size_bytes = math.prod(shape[1:]) * row_bytes(type_id, shape[0])
+        laid_out.append(TensorInfo(name, shape, type_id, offset, size_bytes))
+        offset += aligned(size_bytes)
+    return laid_out
+
+
+def header_bytes(entries: Sequence[Entry], tensors: Sequence[TensorInfo]) -> bytes:
+    """Return everything that comes before the weights, padded to ALIGNMENT."""
     parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(entries))]
     for entry in entries:
         parts += [_text(entry.key, entry.key), struct.pack("<I", entry.type_id), entry.value]
     for tensor in tensors:
         parts += [_text(tensor.name, tensor.name), struct.pack("<I", len(tensor.shape))]
         parts += [struct.pack(f"<{len(tensor.shape)}QIQ", *tensor.shape, tensor.type_id, tensor.offset)]
-    made = b"".join(parts)
-    return made.ljust(aligned(len(made)), b"\0")
+    header = b"".join(parts)
+    return header.ljust(aligned(len(header)), b"\0")
 
 
 def _text(text: str, key: str) -> bytes:
@@ -94,7 +108,7 @@ def _text(text: str, key: str) -> bytes:
 
 
 def _texts(texts: Sequence[str], key: str) -> bytes:
-    """Each text after its length; a vocabulary is 300,000 of them, so there is no call of ours per text."""
+    """Return each text after its length. A vocabulary has 300,000 of them, so no Python function is called per text."""
     try:
         raw = list(map(str.encode, texts))
     except UnicodeEncodeError as error:

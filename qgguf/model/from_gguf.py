@@ -7,7 +7,8 @@ from pathlib import Path
 
 from qgguf.errors import ModelFileError
 from qgguf.gguf_format import keys
-from qgguf.gguf_format.reader import FILE_TYPES, TENSOR_TYPES, Header, read_header
+from qgguf.gguf_format.reader import Header, read_header
+from qgguf.gguf_format.tensors import FILE_TYPES, TENSOR_TYPES
 from qgguf.memory.planner import DEFAULT_MAX_TOKENS, ModelSizes
 from qgguf.model.families import Family, Traits, family_of
 from qgguf.model.prompts import instruction_prompts

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qgguf.errors import NativeError
-from qgguf.gguf_format.reader import TENSOR_TYPES, row_bytes
+from qgguf.gguf_format.tensors import TENSOR_TYPES, row_bytes
 from qgguf.native import binding
 
 F32, F16, BF16 = 0, 1, 30

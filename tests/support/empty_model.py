@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-from qgguf.convert.architectures.bert import BERT  # noqa: E402
-from qgguf.convert.architectures.qwen3 import QWEN3  # noqa: E402
-from qgguf.convert.architectures.table import Architecture, parameter_value  # noqa: E402
-from qgguf.convert.quant_recipes import FILE_TYPE_IDS, TYPE_IDS, Model, file_order, tensor_type  # noqa: E402
-from qgguf.gguf_format.reader import row_bytes  # noqa: E402
-from qgguf.gguf_format.writer import Entry, TensorPlace, aligned, header_bytes  # noqa: E402
-from qgguf.model.spec import Pooling  # noqa: E402
+from qgguf.convert.architectures.bert import BERT
+from qgguf.convert.architectures.qwen3 import QWEN3
+from qgguf.convert.architectures.table import Architecture, parameter_value
+from qgguf.convert.quant_recipes import FILE_TYPE_IDS, ModelShape, file_order, tensor_type
+from qgguf.gguf_format.tensors import TYPE_IDS, TensorInfo
+from qgguf.gguf_format.writer import Entry, aligned, header_bytes, lay_out
+from qgguf.model.spec import Pooling
 
 Config = dict[str, Any]
 
@@ -70,7 +69,7 @@ def make_empty_model(path: Path, shape: str, quant: str = "Q4_K_M", layers: int 
     """
     architecture, name, config = SHAPES[shape]
     config = config | {"num_hidden_layers": layers or config["num_hidden_layers"]} | changes
-    tensors = list(tensor_places(architecture, config, quant))
+    tensors = tensor_infos(architecture, config, quant)
     head = header_bytes(list(_entries(architecture, name, config, quant)), tensors)
     with path.open("wb") as file:
         file.write(head)
@@ -78,22 +77,18 @@ def make_empty_model(path: Path, shape: str, quant: str = "Q4_K_M", layers: int 
     return path
 
 
-def tensor_places(architecture: Architecture, config: Config, quant: str) -> Iterator[TensorPlace]:
-    """Every tensor in the order and with the type that the converter gives it."""
+def tensor_infos(architecture: Architecture, config: Config, quant: str) -> list[TensorInfo]:
+    """Return every tensor in the order and with the type that the converter gives it."""
     sizes = architecture.sizes(config)
     shapes = {}
     for weight in architecture.weights:
-        # GGUF counts from the row's length on.
+        # A checkpoint's shape is (rows, columns), GGUF's is (columns, rows).
         shape = tuple(sizes[key] for key in reversed(weight.shape))
         for layer in range(sizes["layers"]) if "{layer}" in weight.target else (0,):
             shapes[weight.target.format(layer=layer)] = shape
-    model, end = Model(sizes["layers"], sizes["heads"], sizes["kv_heads"]), 0
-    for name in sorted(shapes, key=file_order):
-        shape = shapes[name]
-        type_id = TYPE_IDS[tensor_type(quant, name, shape, model)]
-        size_bytes = row_bytes(type_id, shape[0]) * (shape[1] if len(shape) > 1 else 1)
-        yield TensorPlace(name, shape, type_id, end, size_bytes)
-        end += aligned(size_bytes)
+    model = ModelShape(sizes["layers"], sizes["heads"], sizes["kv_heads"])
+    names = sorted(shapes, key=file_order)
+    return lay_out((name, shapes[name], TYPE_IDS[tensor_type(quant, name, shapes[name], model)]) for name in names)
 
 
 def _entries(architecture: Architecture, name: str, config: Config, quant: str) -> Iterator[Entry]:

@@ -1,10 +1,11 @@
-"""llama.cpp's own quantiser, the reference for ours; and a GGUF's tensors as plain values."""
+"""llama.cpp's own quantiser, the reference for ours, and the tensors of a GGUF file as plain values."""
 
 import ctypes
 from pathlib import Path
 
-from qgguf.convert.quant_recipes import FILE_TYPE_IDS, TYPE_IDS
-from qgguf.gguf_format.reader import TENSOR_TYPES, read_header
+from qgguf.convert.quant_recipes import FILE_TYPE_IDS
+from qgguf.gguf_format.reader import read_header
+from qgguf.gguf_format.tensors import TENSOR_TYPES, TYPE_IDS
 from qgguf.native import binding
 from qgguf.native.builds import BINDING_VERSION
 
@@ -14,7 +15,7 @@ class OddRowsError(Exception):
 
 
 def llama_quantize(source: Path, out: Path, quant: str, token_embedding_type: str | None = None) -> Path:
-    """Quantise an F32, F16 or BF16 file by llama_model_quantize.
+    """Run llama_model_quantize on an F32, F16 or BF16 file, and return `out`.
 
     raises  OddRowsError: rows that fit no block, in a release before the newest
     """
@@ -32,10 +33,10 @@ def llama_quantize(source: Path, out: Path, quant: str, token_embedding_type: st
 
 
 def tensors_of(path: Path) -> list[tuple[str, tuple[int, ...], str, bytes]]:
-    """(name, shape, type, bytes) of every tensor, in the order of the file."""
+    """Return (name, shape, type, bytes) of every tensor, in the order of the file."""
+    header, tensors = read_header(path), []
     with path.open("rb") as file:
-        found = []
-        for tensor in read_header(path).tensors:
-            file.seek(tensor.offset)
-            found.append((tensor.name, tensor.shape, TENSOR_TYPES[tensor.type_id][0], file.read(tensor.size_bytes)))
-    return found
+        for tensor in header.tensors:
+            file.seek(header.data_offset + tensor.offset)
+            tensors.append((tensor.name, tensor.shape, TENSOR_TYPES[tensor.type_id][0], file.read(tensor.size_bytes)))
+    return tensors

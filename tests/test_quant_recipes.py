@@ -3,7 +3,6 @@
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -12,16 +11,16 @@ from qgguf.convert.quant_recipes import (
     FILE_TYPE_IDS,
     QUANTS,
     TOKEN_EMBEDDING_TYPES,
-    TYPE_IDS,
-    Model,
+    ModelShape,
     check_quant,
     check_token_embedding_type,
     file_order,
     tensor_type,
 )
 from qgguf.errors import OptionError
-from qgguf.gguf_format.reader import TENSOR_TYPES, read_header
-from qgguf.gguf_format.writer import Entry, TensorPlace, aligned, header_bytes
+from qgguf.gguf_format.reader import read_header
+from qgguf.gguf_format.tensors import TENSOR_TYPES, TYPE_IDS
+from qgguf.gguf_format.writer import Entry, aligned, header_bytes, lay_out
 from tests.support.llama_quantize import OddRowsError, llama_quantize
 
 ROWS = st.sampled_from([32, 64, 96, 100, 128, 256, 384, 512])
@@ -47,7 +46,9 @@ def qwen3_shapes(layers: int, dims: int, heads: int, kv_heads: int, head: int, f
     return shapes
 
 
-def write_zeros(path: Path, shapes: dict[str, tuple[int, ...]], model: Model, dims: int, ffn: int, head: int) -> Path:
+def write_zeros(
+    path: Path, shapes: dict[str, tuple[int, ...]], model: ModelShape, dims: int, ffn: int, head: int
+) -> Path:
     """An F32 GGUF of zeros: enough of one for llama.cpp to choose types, and quick to quantise."""
     sizes = {
         "block_count": model.n_layers,
@@ -62,12 +63,9 @@ def write_zeros(path: Path, shapes: dict[str, tuple[int, ...]], model: Model, di
     entries = [Entry.string("general.architecture", "qwen3"), Entry.u32("qwen3.vocab_size", 3)]
     entries += [Entry.u32(f"qwen3.{key}", value) for key, value in sizes.items()]
     entries.append(Entry.f32("qwen3.attention.layer_norm_rms_epsilon", 1e-6))
-    places, offset = [], 0
-    for name, shape in shapes.items():
-        size_bytes = 4 * int(np.prod(shape))
-        places.append(TensorPlace(name, shape, TYPE_IDS["F32"], offset, size_bytes))
-        offset += aligned(size_bytes)
-    path.write_bytes(header_bytes(entries, places) + bytes(offset))
+    tensors = lay_out((name, shape, TYPE_IDS["F32"]) for name, shape in shapes.items())
+    n_weight_bytes = tensors[-1].offset + aligned(tensors[-1].size_bytes)
+    path.write_bytes(header_bytes(entries, tensors) + bytes(n_weight_bytes))
     return path
 
 
@@ -88,7 +86,7 @@ def write_zeros(path: Path, shapes: dict[str, tuple[int, ...]], model: Model, di
 @example("Q5_K_M", 7, 100, 1, 1, 32, 384, None)
 def test_types_and_order_are_llama_cpps(quant, layers, dims, kv_heads, shared, head, ffn, embedding):
     """Any number of layers and heads, rows that fit blocks of 256, of 32 or none, any token embedding type."""
-    model = Model(layers, kv_heads * shared, kv_heads)
+    model = ModelShape(layers, kv_heads * shared, kv_heads)
     shapes = qwen3_shapes(layers, dims, model.n_heads, kv_heads, head, ffn)
     if embedding and dims % TENSOR_TYPES[TYPE_IDS[embedding]][1]:
         with pytest.raises(OptionError, match=f"rows of {dims}"):
@@ -107,7 +105,7 @@ def test_types_and_order_are_llama_cpps(quant, layers, dims, kv_heads, shared, h
 
 def test_bert_keeps_its_small_tables_in_f32():
     """Positions, token types, norms and biases are never quantised."""
-    model = Model(2, 4, 4)
+    model = ModelShape(2, 4, 4)
     for name in ("position_embd.weight", "token_types.weight", "blk.0.attn_output_norm.weight"):
         assert tensor_type("Q4_0", name, (256, 512), model) == "F32"
     assert tensor_type("Q4_0", "blk.0.attn_q.bias", (256,), model) == "F32"
