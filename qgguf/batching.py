@@ -1,4 +1,4 @@
-"""Which tokens are computed together, and which only once: ids in, plans out. Pure."""
+"""Plans of batches: which tokens are computed together, and which are computed once for several texts. Pure."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 from qgguf.errors import TextTooLongError
 
 Ids = NDArray[np.int32]
+"""Token ids of one text, (n_tokens,) int32."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedTokens:
-    """A batch as a tree: each token once, for all texts that begin with the tokens up to it.
+    """A batch as a tree: tokens that several texts begin with are in it once.
 
     tokens     (n_tokens,) int32
-    positions  (n_tokens,) int32, place in its text
-    first      (n_tokens,) int32, the first text it belongs to
-    counts     (n_tokens,) int32, it belongs to texts first .. first + count - 1
-    ends       (n_texts,) int64, where each text's last token stands in `tokens`; growing
+    positions  (n_tokens,) int32, index of the token in its texts
+    first      (n_tokens,) int32, index of the first text that the token belongs to
+    counts     (n_tokens,) int32; the token belongs to texts first .. first + count - 1
+    ends       (n_texts,) int64, index in `tokens` of each text's last token; increasing
     """
 
     tokens: Ids
@@ -31,49 +32,46 @@ class SharedTokens:
 
 
 def common_length(a: Ids, b: Ids) -> int:
-    """Number of tokens that two texts begin with alike.
+    """Return the number of leading tokens that two texts have in common.
 
     >>> common_length(np.array([5, 6, 7]), np.array([5, 6, 8, 9]))
     2
     """
     n = min(len(a), len(b))
-    if n == 0 or a[0] != b[0]:  # most neighbours; two numpy calls saved
+    if n == 0 or a[0] != b[0]:  # true for most neighbours, and saves two numpy calls
         return 0
-    unlike = a[:n] != b[:n]
-    place = int(unlike.argmax())
-    return place if unlike[place] else n
+    differs = a[:n] != b[:n]
+    index = int(differs.argmax())
+    return index if differs[index] else n
 
 
-def distinct_texts(texts: Sequence[Ids]) -> tuple[list[Ids], NDArray[np.intp]]:
-    """Texts of equal ids once, and for each text which one it is.
+def sort_key(text: Ids) -> bytes:
+    """Return bytes that sort as the ids do, and are equal for equal texts only.
 
-    >>> distinct, places = distinct_texts([np.array([1]), np.array([2]), np.array([1])])
-    >>> len(distinct), places.tolist()
-    (2, [0, 1, 0])
+    Texts that share a beginning are neighbours when they are sorted by it.
+
+    >>> sort_key(np.array([1, 2], np.int32)) < sort_key(np.array([1, 300], np.int32))
+    True
     """
-    index_of: dict[bytes, int] = {}
-    places = np.fromiter((index_of.setdefault(text.tobytes(), len(index_of)) for text in texts), np.intp, len(texts))
-    first = np.unique(places, return_index=True)[1]
-    return [texts[index] for index in first], places
-
-
-def sort_order(texts: Sequence[Ids]) -> list[int]:
-    """Indices of the texts in the order of their ids, so that texts that begin alike are neighbours."""
-    keys = [text.astype(">i4").tobytes() for text in texts]
-    return sorted(range(len(texts)), key=keys.__getitem__)
+    return text.astype(">i4").tobytes()
 
 
 def share_prefixes(texts: Sequence[Ids], skip: int = 0) -> SharedTokens:
-    """Lay out a batch so that tokens which texts begin with alike stand in it once.
+    """Lay out a batch so that tokens which texts begin with alike are in it once.
 
-    texts    distinct, sorted by ids (`sort_order`), each longer than `skip`
-    skip     number of leading tokens shared by all texts and already in the KV cache
-    returns  the layout; depth first, so that a text's tokens never come before those it builds on
+    texts    distinct, sorted by `sort_key`, each longer than `skip`
+    skip     number of leading tokens that all texts share and that are in the KV cache already
+    returns  the layout, depth first: a text's tokens never come before those that they build on
+    raises   ValueError: the texts are not sorted
 
     >>> share_prefixes([np.array([1, 2, 8]), np.array([1, 2, 9, 9])]).tokens.tolist()
     [1, 2, 8, 9, 9]
     """
     common = [skip, *(common_length(a, b) for a, b in itertools.pairwise(texts))]
+    for shared, (a, b) in zip(common[1:], itertools.pairwise(texts), strict=True):
+        # Unsorted texts would be laid out with tokens that belong to the wrong texts.
+        if shared == len(b) or (shared < len(a) and a[shared] > b[shared]):
+            raise ValueError("The texts of a batch must be distinct and sorted by their ids.")
     own = [text[start:] for text, start in zip(texts, common, strict=True)]
     lengths = np.fromiter(map(len, own), np.int64, len(own))
     stops = np.cumsum(lengths)
@@ -96,7 +94,7 @@ def share_prefixes(texts: Sequence[Ids], skip: int = 0) -> SharedTokens:
 
 
 def flat_tokens(texts: Sequence[Ids]) -> SharedTokens:
-    """Lay out a batch with nothing shared, texts in their order."""
+    """Lay out a batch in which no tokens are shared, with the texts in the order given."""
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     stops = np.cumsum(lengths)
     return SharedTokens(
@@ -108,22 +106,29 @@ def flat_tokens(texts: Sequence[Ids]) -> SharedTokens:
     )
 
 
-def order_texts(texts: Sequence[Ids], *, least_shared: int) -> tuple[list[int], list[int]]:
-    """The order in which texts are put into batches: those that share a beginning together, longest first.
+def order_texts(
+    texts: Sequence[Ids], keys: Sequence[bytes], *, least_shared: int | None
+) -> tuple[list[int], list[int]]:
+    """Return the order in which texts are put into batches: longest first, texts that share a beginning together.
 
     texts         distinct
-    least_shared  tokens that neighbours must have in common to be kept together
-    returns       order of indices; and what each costs after its predecessor: its tokens less the shared ones
+    keys          `sort_key` of each text
+    least_shared  number of leading tokens that neighbours must share to be kept together; None: no texts are
+    returns       indices of the texts in that order, and the cost of each after its predecessor: its tokens less the
+                  shared ones
 
-    >>> order_texts([np.array([1]), np.array([7, 7, 3]), np.array([2, 2]), np.array([7, 7, 4])], least_shared=2)
+    >>> texts = [np.array(ids, np.int32) for ids in ([1], [7, 7, 3], [2, 2], [7, 7, 4])]
+    >>> order_texts(texts, [sort_key(text) for text in texts], least_shared=2)
     ([1, 3, 2, 0], [3, 1, 2, 1])
     """
-    by_ids = sort_order(texts)
+    by_ids = sorted(range(len(texts)), key=keys.__getitem__)
     groups: list[list[int]] = []
     costs: dict[int, int] = {}
     for index in by_ids:
-        shared = common_length(texts[groups[-1][-1]], texts[index]) if groups else 0
-        if shared >= least_shared:
+        shared = 0
+        if groups and least_shared is not None:
+            shared = common_length(texts[groups[-1][-1]], texts[index])
+        if groups and least_shared is not None and shared >= least_shared:
             groups[-1].append(index)
         else:
             groups.append([index])
@@ -135,10 +140,10 @@ def order_texts(texts: Sequence[Ids], *, least_shared: int) -> tuple[list[int], 
 
 
 def take_batch(lengths: Sequence[int], costs: Sequence[int], start: int, *, max_tokens: int, max_texts: int) -> int:
-    """How far a batch reaches that begins at place `start` of an order.
+    """Return where the batch ends that begins at index `start` of an order.
 
-    lengths, costs  of the texts in that order; the first of a batch costs its whole length
-    returns         the place after its last text; at least one text
+    lengths, costs  tokens of the texts in that order; the first text of a batch costs its whole length
+    returns         index after the batch's last text; a batch has one text at least
     raises          TextTooLongError when the first text alone exceeds max_tokens
 
     >>> take_batch([9, 5, 4], [9, 5, 4], 1, max_tokens=10, max_texts=8)

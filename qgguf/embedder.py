@@ -1,9 +1,9 @@
-"""Embedder: texts in, vectors out. The main call, from prompt to unit length."""
+"""Embedder: texts in, vectors out."""
 
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qgguf import vectors as vector_math
+from qgguf.batching import Ids
 from qgguf.errors import ModelFileError, OptionError, PromptError, TextTooLongError
 from qgguf.gguf_format.reader import read_header
 from qgguf.hardware.cores import usable_cores
-from qgguf.inference import inputs as text_lists
-from qgguf.inference import pipeline as bulk
-from qgguf.inference.aio import Waiters, awaitable, current_cancellation
+from qgguf.inference import inputs, pipeline
+from qgguf.inference.aio import AsyncRunner, asynchronous, current_cancellation
 from qgguf.inference.engine import Engine
+from qgguf.inference.options import EncodeOptions
+from qgguf.inference.stats import EngineStats
+from qgguf.inference.token_bar import TokenBar
 from qgguf.memory.planner import Plan, PlanRequest
 from qgguf.model import prompts as prompt_texts
 from qgguf.model.from_gguf import spec_of
@@ -31,11 +34,11 @@ log = logging.getLogger("qgguf")
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Vectors, and what became of each text.
+    """The vectors of some texts, and the length of each text.
 
-    vectors    (n_texts, dims), float32 or what `precision` asked for
+    vectors    (n_texts, dims), float32 or what `precision` names
     n_tokens   (n_texts,) int64: tokens of each whole text, prompt and end token included, before any cut
-    truncated  (n_texts,) bool: the text was cut to the token limit
+    truncated  (n_texts,) bool: whether the text was cut to the token limit
     """
 
     vectors: NDArray[Any]
@@ -51,18 +54,18 @@ class Embedder:
 
     model                a path, a name ("qwen3-embedding-0.6b"), "owner/repo:Q4_K_M" or "owner/repo/file.gguf"
     max_tokens           longest text in tokens; default: what the checkpoint declares, else 8192 or its trained context
-    truncate             "end" cuts longer texts and says so, "error" refuses them; the end token is kept
+    truncate             "end" cuts longer texts and logs a warning, "error" refuses them; the end token is kept
     truncate_dim         dims of the vectors where a call names none; default: all
-    device               "auto" (a GPU where there is one with room, else the CPU), "cpu", "gpu" or "cuda" (which
+    device               "auto" (a GPU when one has enough free memory, else the CPU), "cpu", "gpu" or "cuda" (which
                          refuse to run elsewhere); default: $QGGUF_DEVICE, else "auto"
     threads              CPU threads; default: $QGGUF_THREADS, else the cores this process may use
     vram                 GPU memory for all of it, in bytes or as "3GB"; default: $QGGUF_VRAM, else what is free
-    ram                  likewise of the host's memory; default: $QGGUF_RAM, else what the machine or its container has
-    kv_type              KV cache: "f16", "q8_0" or "q4_0"; default: the best that the memory holds
-    pooling              "mean", "cls" or "last", where the file declares none or a wrong one
+    ram                  the same for the host's memory; default: $QGGUF_RAM, else what the machine or container has
+    kv_type              type of the KV cache: "f16", "q8_0" or "q4_0"; default: the most exact that fits the memory
+    pooling              "mean", "cls" or "last", for a file that declares none or a wrong one
     prompts              name -> text; added to the model's own
     default_prompt_name  prompt of a plain `encode`; default: the model's own, mostly none
-    strategy             "last_rows", "two_calls" or "plain": how llama.cpp is driven; default: tried out at opening
+    strategy             "last_rows", "two_calls" or "plain": how llama.cpp is driven; default: chosen by a probe
     raises               ModelNotFoundError, ModelFileError, OptionError, DeviceError, BudgetError (the memory given is
                          too little; both numbers are named), PromptError
 
@@ -91,7 +94,7 @@ class Embedder:
         self.spec: ModelSpec = spec_of(header, self.path)
         for sentence in self.spec.corrections:
             log.info("%s: %s", self.path.name, sentence)
-        self._truncate = _truncation(truncate)
+        self._truncate = _checked_truncation(truncate)
         self._dims = self.spec.dims
         self._warned_of_dims = False
         if truncate_dim is not None:
@@ -116,14 +119,13 @@ class Embedder:
             pooling=_pooling(self.spec, pooling, self.path),
             strategy=strategy,
         )
-        self.waiters = Waiters()
-        """Threads of the calls that are awaited"""
+        self._async_runner = AsyncRunner()
 
     # What the model is
 
     @property
     def dims(self) -> int:
-        """Length of the vectors that a call without `truncate_dim` gives."""
+        """Length of the vectors that a call without `truncate_dim` returns."""
         return self._dims
 
     @property
@@ -133,23 +135,27 @@ class Embedder:
 
     @property
     def device(self) -> str:
-        """Where the model runs: "cpu" or "gpu"."""
+        """Kind of the device that the model runs on: "cpu" or "gpu"."""
         return self._engine.device
 
     @property
     def plan(self) -> Plan:
-        """What goes where in memory, and what was given up for it; see `qgguf.memory.planner.Plan`."""
+        """The memory plan, and what was conceded to fit it; see `qgguf.memory.planner.Plan`."""
         return self._engine.placement.plan
 
     @property
     def strategy(self) -> Strategy:
-        """How llama.cpp is driven, see `qgguf.Strategy`."""
+        """How llama.cpp is driven; see `qgguf.Strategy`."""
         return self._engine.strategy
 
     @property
     def prompts(self) -> dict[str, str]:
         """Prompt name -> the text put before a text."""
         return dict(self._prompts)
+
+    def stats(self) -> EngineStats:
+        """Return what the model has computed, what it computes now, and the memory it is given."""
+        return self._engine.stats()
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -170,7 +176,7 @@ class Embedder:
         show_progress_bar: bool = False,
         truncate: str | None = None,
     ) -> NDArray[Any]:
-        """Vectors of texts, in their order.
+        """Return the vectors of texts, in their order.
 
         texts                 one str, or any number of them
         prompt                text put before each text
@@ -181,22 +187,22 @@ class Embedder:
         precision             "float32", "int8", "binary", "ubinary": see `qgguf.vectors.to_precision`
         show_progress_bar     on stderr
         truncate              "end" or "error", for this call
-        returns               (n_texts, dims); (dims,) for one str; float32 unless `precision` says otherwise
+        returns               (n_texts, dims); (dims,) for one str; float32 unless `precision` names another
         raises                TextError (index named), TextTooLongError, DimensionError, PromptError, OptionError
         """
-        single = isinstance(texts, str)
-        embeddings = self.embed(
+        return self._vectors(
             texts,
-            prompt=prompt,
-            prompt_name=prompt_name,
-            instruction=instruction,
-            truncate_dim=truncate_dim,
-            normalize_embeddings=normalize_embeddings,
-            precision=precision,
-            show_progress_bar=show_progress_bar,
-            truncate=truncate,
+            EncodeOptions(
+                prompt=prompt,
+                prompt_name=prompt_name,
+                instruction=instruction,
+                truncate_dim=truncate_dim,
+                normalize_embeddings=normalize_embeddings,
+                precision=precision,
+                show_progress_bar=show_progress_bar,
+                truncate=truncate,
+            ),
         )
-        return embeddings.vectors[0] if single else embeddings.vectors
 
     def encode_query(
         self,
@@ -211,11 +217,8 @@ class Embedder:
         show_progress_bar: bool = False,
         truncate: str | None = None,
     ) -> NDArray[Any]:
-        """As `encode`, with the model's prompt "query" unless another is given."""
-        if prompt is None and prompt_name is None and instruction is None:
-            prompt_name = self._first_prompt(prompt_texts.QUERY_PROMPT_NAMES)
-        return self.encode(
-            texts,
+        """Do as `encode`, with the model's prompt "query" unless another is given."""
+        options = EncodeOptions(
             prompt=prompt,
             prompt_name=prompt_name,
             instruction=instruction,
@@ -225,6 +228,7 @@ class Embedder:
             show_progress_bar=show_progress_bar,
             truncate=truncate,
         )
+        return self._vectors(texts, self._with_default_prompt(options, prompt_texts.QUERY_PROMPT_NAMES))
 
     def encode_document(
         self,
@@ -238,19 +242,18 @@ class Embedder:
         show_progress_bar: bool = False,
         truncate: str | None = None,
     ) -> NDArray[Any]:
-        """As `encode`, with the model's prompt "document", "passage" or "corpus" unless another is given."""
-        if prompt is None and prompt_name is None:
-            prompt_name = self._first_prompt(prompt_texts.DOCUMENT_PROMPT_NAMES)
-        return self.encode(
-            texts,
+        """Do as `encode`, with the model's prompt "document", "passage" or "corpus" unless another is given."""
+        options = EncodeOptions(
             prompt=prompt,
             prompt_name=prompt_name,
+            instruction=None,
             truncate_dim=truncate_dim,
             normalize_embeddings=normalize_embeddings,
             precision=precision,
             show_progress_bar=show_progress_bar,
             truncate=truncate,
         )
+        return self._vectors(texts, self._with_default_prompt(options, prompt_texts.DOCUMENT_PROMPT_NAMES))
 
     def embed(
         self,
@@ -265,35 +268,26 @@ class Embedder:
         show_progress_bar: bool = False,
         truncate: str | None = None,
     ) -> Embeddings:
-        """As `encode`, with the tokens of each text and whether it was cut; always a row for each text."""
-        _check_precision(precision, normalize_embeddings)
-        before = self._prompt(prompt, prompt_name, instruction)
-        dims = self._dims if truncate_dim is None else self._checked_dims(truncate_dim)
-        cut = self._truncate if truncate is None else _truncation(truncate)
-
-        distinct, places = text_lists.distinct(text_lists.as_list(texts))
-        job = bulk.Job(
-            texts=distinct,
-            places=places,
-            before=before,
-            max_tokens=self.max_tokens,
-            finish=lambda raw: _finished(raw[:, :dims], normalize_embeddings, precision),
-            cancellation=current_cancellation(),
+        """Do as `encode`, and also return the tokens of each text and whether it was cut; a row even for one str."""
+        return self._embed(
+            texts,
+            EncodeOptions(
+                prompt=prompt,
+                prompt_name=prompt_name,
+                instruction=instruction,
+                truncate_dim=truncate_dim,
+                normalize_embeddings=normalize_embeddings,
+                precision=precision,
+                show_progress_bar=show_progress_bar,
+                truncate=truncate,
+            ),
         )
-        with self._engine.in_use():
-            if cut == "error":
-                self._refuse_long(job)
-            with bulk.TokenBar(show_progress_bar, sum(map(len, distinct))) as bar:
-                vectors, n_tokens = bulk.compute(self._engine, job, bar)
-        if len(distinct) < len(places):
-            vectors, n_tokens = vectors[places], n_tokens[places]
-        truncated = n_tokens > self.max_tokens
-        if truncated.any():
-            log.warning("%s. Their ends were cut.", self._long_texts(n_tokens))
-        return Embeddings(vectors, n_tokens, truncated)
 
     def similarity(self, a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
-        """Cosine of every vector of `a` with every vector of `b`: (n, m) float32; see `qgguf.vectors.similarity`."""
+        """Return the cosine of every vector of `a` with every one of `b`: (n, m) float32.
+
+        See `qgguf.vectors.similarity`.
+        """
         return vector_math.similarity(a, b)
 
     # Tokens
@@ -306,32 +300,36 @@ class Embedder:
         prompt_name: str | None = None,
         instruction: str | None = None,
     ) -> NDArray[np.int64]:
-        """Tokens of each text as `encode` sees it, prompt and end token included, before any cut: (n_texts,) int64."""
-        before = self._prompt(prompt, prompt_name, instruction)
-        distinct, places = text_lists.distinct(text_lists.as_list(texts))
+        """Return the tokens of each text as `encode` counts them: (n_texts,) int64.
+
+        The prompt and the end token are included; nothing is cut.
+        """
+        prompt_text = self._prompt_text(prompt, prompt_name, instruction)
+        distinct, indices = inputs.distinct(inputs.as_list(texts))
         with self._engine.in_use():
-            counts = np.fromiter(map(len, bulk.tokenize(self._engine, distinct, before)), np.int64, len(distinct))
-        return counts[places]
+            lengths = map(len, pipeline.tokenize(self._engine, distinct, prompt_text))
+            counts = np.fromiter(lengths, np.int64, len(distinct))
+        return counts[indices]
 
     def token_ids(self, text: str) -> list[int]:
-        """Ids of one text, end token included; no prompt, no cut."""
+        """Return the ids of one text, end token included, without prompt or cut."""
         with self._engine.in_use():
-            ids: list[int] = self._engine.tokenizer.ids(text_lists.as_list(text)[0]).tolist()
+            ids: list[int] = self._engine.tokenizer.ids(inputs.as_list(text)[0]).tolist()
         return ids
 
-    # Awaited
+    # Asynchronous forms
 
-    aencode = awaitable(encode)
-    aencode_query = awaitable(encode_query)
-    aencode_document = awaitable(encode_document)
-    aembed = awaitable(embed)
+    aencode = asynchronous(encode)
+    aencode_query = asynchronous(encode_query)
+    aencode_document = asynchronous(encode_document)
+    aembed = asynchronous(embed)
 
-    # Life
+    # Closing
 
     def close(self) -> None:
         """Free the model's memory. Calls after it, and those under way in other threads, raise NativeError."""
         self._engine.close()
-        self.waiters.close()
+        self._async_runner.close()
 
     def __enter__(self) -> "Embedder":
         return self
@@ -341,10 +339,43 @@ class Embedder:
 
     # Inside
 
-    def _first_prompt(self, names: Sequence[str]) -> str | None:
-        return next((name for name in names if name in self._prompts), None)
+    def _vectors(self, texts: str | Iterable[str], options: EncodeOptions) -> NDArray[Any]:
+        vectors = self._embed(texts, options).vectors
+        return vectors[0] if isinstance(texts, str) else vectors
 
-    def _prompt(self, prompt: str | None, prompt_name: str | None, instruction: str | None) -> str:
+    def _embed(self, texts: str | Iterable[str], options: EncodeOptions) -> Embeddings:
+        _check_precision(options.precision, options.normalize_embeddings)
+        prompt_text = self._prompt_text(options.prompt, options.prompt_name, options.instruction)
+        dims = self._dims if options.truncate_dim is None else self._checked_dims(options.truncate_dim)
+        truncate = self._truncate if options.truncate is None else _checked_truncation(options.truncate)
+
+        distinct, indices = inputs.distinct(inputs.as_list(texts))
+        task = pipeline.EncodeTask(
+            texts=distinct,
+            indices=indices,
+            prompt_text=prompt_text,
+            max_tokens=self.max_tokens,
+            finish=lambda raw: _finished(raw[:, :dims], options.normalize_embeddings, options.precision),
+            cancellation=current_cancellation(),
+        )
+        with self._engine.in_use():
+            tokenized = self._checked_lengths(task) if truncate == "error" else {}
+            with TokenBar(options.show_progress_bar, sum(map(len, distinct))) as bar:
+                vectors, n_tokens = pipeline.compute(self._engine, task, bar, tokenized)
+        if len(distinct) < len(indices):
+            vectors, n_tokens = vectors[indices], n_tokens[indices]
+        truncated = n_tokens > self.max_tokens
+        if truncated.any():
+            log.warning("%s. Their ends were cut.", self._long_texts(n_tokens))
+        return Embeddings(vectors, n_tokens, truncated)
+
+    def _with_default_prompt(self, options: EncodeOptions, names: Sequence[str]) -> EncodeOptions:
+        """Choose the first of these prompts that the model has, unless the caller chose one."""
+        if options.names_prompt:
+            return options
+        return replace(options, prompt_name=next((name for name in names if name in self._prompts), None))
+
+    def _prompt_text(self, prompt: str | None, prompt_name: str | None, instruction: str | None) -> str:
         return prompt_texts.choose_prompt(
             self._prompts,
             self.spec.instruction_template,
@@ -365,17 +396,20 @@ class Embedder:
             )  # fmt: skip
         return int(dims)
 
-    def _refuse_long(self, job: bulk.Job) -> None:
-        """raises  TextTooLongError, before anything is computed"""
-        n_tokens = np.zeros(len(job.texts), np.int64)
-        for index, text in enumerate(job.texts):
-            # No tokenizer makes more tokens than bytes, what it puts around a text apart: most need no look.
-            if 4 * (len(job.before) + len(text)) + 8 > self.max_tokens:
-                n_tokens[index] = len(next(bulk.tokenize(self._engine, [text], job.before)))
+    def _checked_lengths(self, task: pipeline.EncodeTask) -> dict[int, Ids]:
+        """Tokenise the texts that may be too long, before anything is computed; return their ids by index.
+
+        raises  TextTooLongError
+        """
+        tokenized = pipeline.ids_of_long_texts(self._engine, task)
+        n_tokens = np.zeros(len(task.texts), np.int64)
+        for index, ids in tokenized.items():
+            n_tokens[index] = len(ids)
         if (n_tokens > self.max_tokens).any():
             raise TextTooLongError(
-                f'{self._long_texts(n_tokens[job.places])}. Split them, or cut them with truncate="end".'
+                f'{self._long_texts(n_tokens[task.indices])}. Split them, or cut them with truncate="end".'
             )
+        return tokenized
 
     def _long_texts(self, n_tokens: NDArray[np.int64]) -> str:
         long = np.flatnonzero(n_tokens > self.max_tokens)
@@ -419,7 +453,7 @@ def _at_least(least: int, value: int, name: str) -> int:
     return value
 
 
-def _truncation(word: str) -> str:
+def _checked_truncation(word: str) -> str:
     if word not in TRUNCATIONS:
         raise OptionError(f'truncate={word!r}; there are "end" and "error".')
     return word

@@ -1,3 +1,5 @@
+"""Batches: shared beginnings are laid out once, in an order that a lane has room for."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,11 +7,10 @@ from hypothesis import strategies as st
 
 from qgguf.batching import (
     common_length,
-    distinct_texts,
     flat_tokens,
     order_texts,
     share_prefixes,
-    sort_order,
+    sort_key,
     take_batch,
 )
 from qgguf.errors import TextTooLongError
@@ -24,7 +25,7 @@ def arrays(texts):
 
 
 @given(ids, ids)
-def test_common_length_equals_the_slow_twin(a, b):
+def test_common_length_equals_a_loop(a, b):
     """Counting tokens one by one gives the same."""
     expected = 0
     while expected < min(len(a), len(b)) and a[expected] == b[expected]:
@@ -34,14 +35,23 @@ def test_common_length_equals_the_slow_twin(a, b):
 
 
 @given(texts_of_ids)
-def test_sort_order_is_that_of_the_ids(texts):
+def test_sort_keys_order_texts_as_their_ids(texts):
     """Texts that begin alike are neighbours: the order is that of the tuples."""
-    assert [texts[index] for index in sort_order(arrays(texts))] == sorted(texts)
+    assert sorted(texts, key=lambda text: sort_key(np.array(text, np.int32))) == sorted(texts)
+
+
+@given(texts_of_ids, st.randoms())
+def test_unsorted_batch_is_refused(texts, random):
+    """A layout of unsorted or equal texts would give texts the tokens of others."""
+    shuffled = [*texts, *texts[:1]]
+    random.shuffle(shuffled)
+    with pytest.raises(ValueError, match="sorted"):
+        share_prefixes(arrays(shuffled if shuffled != sorted(set(shuffled)) else [*shuffled, shuffled[-1]]))
 
 
 @given(texts_of_ids, st.lists(st.integers(0, 9), max_size=4))
-def test_a_shared_layout_holds_each_beginning_once(texts, beginning):
-    """Slow twin: the set of all beginnings; every token of every text is there, once, for just its texts."""
+def test_shared_layout_holds_each_beginning_once(texts, beginning):
+    """Compared with the set of all beginnings: every token of every text is there, once, for its texts only."""
     texts = sorted((*beginning, *text) for text in texts)
     skip = len(beginning)
 
@@ -56,7 +66,7 @@ def test_a_shared_layout_holds_each_beginning_once(texts, beginning):
         assert start[-1] == token
         assert members == [text for text in texts if text[: position + 1] == start]
         assert start not in found
-        # What it builds on was laid out before it.
+        # The tokens that it builds on were laid out before it.
         assert position == skip or start[:-1] in found
         found[start] = True
     assert set(found) == expected
@@ -66,30 +76,32 @@ def test_a_shared_layout_holds_each_beginning_once(texts, beginning):
 
 
 @given(texts_of_ids)
-def test_a_flat_layout_is_the_texts_one_after_another(texts):
+def test_flat_layout_has_the_texts_one_after_another(texts):
     """Nothing shared, nothing reordered."""
     layout = flat_tokens(arrays(texts))
 
     assert layout.tokens.tolist() == [token for text in texts for token in text]
-    assert layout.positions.tolist() == [place for text in texts for place in range(len(text))]
+    assert layout.positions.tolist() == [position for text in texts for position in range(len(text))]
     assert layout.first.tolist() == [number for number, text in enumerate(texts) for _ in text]
     assert (layout.counts == 1).all()
     assert [layout.first[end] for end in layout.ends] == list(range(len(texts)))
 
 
-@given(st.lists(ids, max_size=20))
-def test_distinct_texts_are_found_again(texts):
-    """Every text is its distinct one, and no two distinct ones are alike."""
-    distinct, places = distinct_texts(arrays(texts))
+@given(texts_of_ids)
+def test_order_without_sharing_is_longest_first(texts):
+    """Equally long texts are in the order of their ids, and each costs all its tokens."""
+    given = arrays(texts)
+    order, costs = order_texts(given, [sort_key(text) for text in given], least_shared=None)
 
-    assert [tuple(distinct[place].tolist()) for place in places] == texts
-    assert len({tuple(text.tolist()) for text in distinct}) == len(distinct)
+    assert [texts[index] for index in order] == sorted(texts, key=lambda text: (-len(text), text))
+    assert costs == [len(texts[index]) for index in order]
 
 
 @given(texts_of_ids, st.integers(1, 5))
-def test_the_order_is_longest_first_with_its_kin(texts, least_shared):
+def test_order_is_longest_first_with_shared_beginnings_together(texts, least_shared):
     """Each text once; those that share enough follow each other; groups by their longest; costs less what is shared."""
-    order, costs = order_texts(arrays(texts), least_shared=least_shared)
+    given = arrays(texts)
+    order, costs = order_texts(given, [sort_key(text) for text in given], least_shared=least_shared)
 
     assert sorted(order) == list(range(len(texts)))
     groups, previous = [], ()
@@ -107,7 +119,7 @@ def test_the_order_is_longest_first_with_its_kin(texts, least_shared):
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 49)), min_size=1), st.integers(50, 200), st.integers(1, 9))
-def test_batches_hold_their_budget_and_are_full(pairs, max_tokens, max_texts):
+def test_batches_keep_their_budget_and_are_full(pairs, max_tokens, max_texts):
     """No batch is over its tokens or texts, and none is closed before the next text does not fit."""
     lengths = [length for length, _ in pairs]
     costs = [max(1, length - shared) for length, shared in pairs]
@@ -122,7 +134,7 @@ def test_batches_hold_their_budget_and_are_full(pairs, max_tokens, max_texts):
         start = stop
 
 
-def test_a_text_over_the_budget_is_refused():
+def test_text_over_the_budget_is_refused():
     """One text that no batch holds is refused with both numbers."""
     with pytest.raises(TextTooLongError, match=r"11 tokens; a batch holds 10"):
         take_batch([11], [11], 0, max_tokens=10, max_texts=4)

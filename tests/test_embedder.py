@@ -1,3 +1,5 @@
+"""Embedder: the right vectors, shapes and errors, for one text or a million, from any thread."""
+
 import logging
 import threading
 
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from llama_cpp import LLAMA_POOLING_TYPE_LAST, LLAMA_POOLING_TYPE_MEAN, Llama
 
 from qgguf import Embedder
+from qgguf.batching import sort_key
 from qgguf.errors import (
     DeviceError,
     DimensionError,
@@ -19,8 +22,10 @@ from qgguf.errors import (
     TextTooLongError,
 )
 from qgguf.hardware.process_memory import resident_bytes
+from qgguf.memory.planner import PlanRequest
 from tests.support.comparing import cosines
 from tests.support.gguf_bytes import QWEN3, gguf, save
+from tests.support.native import open_engine, open_model
 from tests.support.processes import run_code
 
 TEXTS = ["The cat sat.", "é 한 😉", "", "def f(x): return x", "नमस्ते दुनिया", "a " * 300, "\n\t ", "e\u0301"]
@@ -38,19 +43,25 @@ def minilm(minilm_f16):
         yield embedder
 
 
+@pytest.fixture(scope="module")
+def weights(small_qwen3):
+    with open_model(small_qwen3) as model:
+        yield model
+
+
 @pytest.fixture(scope="module", params=["qwen3", "minilm"])
 def either(request):
     return request.getfixturevalue(request.param)
 
 
-# The right vectors: a second truth
+# The right vectors, by another implementation
 
 
 @pytest.mark.parametrize(
     ("model", "pooling"), [("small_qwen3", LLAMA_POOLING_TYPE_LAST), ("minilm_f16", LLAMA_POOLING_TYPE_MEAN)]
 )
 def test_vectors_equal_the_plain_path_of_llama_cpp(model, pooling, request):
-    """The binding's own embed, all tokens as outputs, gives the same vectors from the same ids."""
+    """The embed method of llama-cpp-python, with all tokens as outputs, gives the same vectors from the same ids."""
     path = request.getfixturevalue(model)
     plain = Llama(str(path), embedding=True, pooling_type=pooling, n_ctx=512, n_batch=512, n_ubatch=512, verbose=False)
     try:
@@ -68,8 +79,8 @@ def test_vectors_equal_the_plain_path_of_llama_cpp(model, pooling, request):
     assert cosines(found, expected).min() > 0.9999
 
 
-def test_a_batch_gives_what_each_text_gives_alone(either):
-    """A, B, A in one batch and A alone: the same vectors, in the order of the texts."""
+def test_batch_gives_the_vectors_of_single_texts(either):
+    """A, B, A in one batch and A alone give the same vectors, in the order of the texts."""
     texts = [TEXTS[0], TEXTS[5], TEXTS[0], *TEXTS]
 
     together = either.encode(texts)
@@ -82,7 +93,7 @@ def test_a_batch_gives_what_each_text_gives_alone(either):
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.text(max_size=40), max_size=80))
 def test_any_list_of_texts_gives_unit_vectors_in_order(qwen3, texts):
-    """Whatever the texts, a row each, finite, of length 1, equal to the text's own."""
+    """Each text has a finite row of length 1, equal to the row it has alone."""
     found = qwen3.encode(texts)
 
     assert found.shape == (len(texts), qwen3.dims)
@@ -93,14 +104,14 @@ def test_any_list_of_texts_gives_unit_vectors_in_order(qwen3, texts):
 
 
 def test_two_runs_of_one_call_give_the_same_bytes(small_qwen3):
-    """On one CPU nothing is left to chance, whatever was computed before."""
+    """The bytes do not depend on what was computed before."""
     with Embedder(small_qwen3) as first, Embedder(small_qwen3) as second:
         first.encode("something else " * 3000)
         assert first.encode(TEXTS).tobytes() == second.encode(TEXTS).tobytes()
 
 
-def test_long_texts_span_micro_batches(qwen3):
-    """A text of thousands of tokens gives the vector of llama.cpp's pooling, read chunk by chunk."""
+def test_long_texts_span_micro_batches(qwen3, weights):
+    """A text of thousands of tokens, computed in slices, has the vector of llama.cpp's pooling."""
     from qgguf.model.spec import Pooling
     from qgguf.native.context import NativeContext
     from qgguf.native.strategy import Strategy
@@ -108,18 +119,19 @@ def test_long_texts_span_micro_batches(qwen3):
     ids = np.array(qwen3.token_ids("word é 한 " * 700), np.int32)
     assert len(ids) > 2048
     cells = 8192
+    texts = sorted([ids, ids[-5:], ids[:1]], key=sort_key)
     found = []
     for strategy in Strategy:
-        context = NativeContext(qwen3._engine._model, cells=cells, threads=2, pooling=Pooling.LAST, strategy=strategy)
-        found.append(context.vectors([ids, ids[-5:], ids[:1]]))
+        context = NativeContext(weights, cells=cells, threads=2, pooling=Pooling.LAST, strategy=strategy)
+        found.append(context.vectors(texts))
         context.close()
 
     assert cosines(found[0], found[2]).min() > 0.9999
     assert cosines(found[1], found[2]).min() > 0.9999
 
 
-def test_an_end_token_stands_exactly_once(qwen3):
-    """Also after a cut, also for the empty text, and a text that spells it is only text."""
+def test_end_token_is_there_exactly_once(qwen3):
+    """It ends every text, the empty one too, and a text that spells it is plain text."""
     end = qwen3.spec.end_token_id
 
     for text in ["", "a", "<|endoftext|>", "a <|endoftext|>", "<|im_start|>user"]:
@@ -129,16 +141,16 @@ def test_an_end_token_stands_exactly_once(qwen3):
     assert len(qwen3.token_ids("<|endoftext|>")) > 2
 
 
-def test_composed_and_decomposed_text_are_one(qwen3):
-    """NFC: e + U+0301 is é."""
+def test_composed_and_decomposed_text_are_equal(qwen3):
+    """NFC makes e + U+0301 into é."""
     np.testing.assert_array_equal(qwen3.encode("e\u0301"), qwen3.encode("\u00e9"))
 
 
 # Shapes and arguments
 
 
-def test_a_str_gives_one_vector_and_a_list_a_matrix(either):
-    """1-D for a str, 2-D for any iterable, an empty list included."""
+def test_str_gives_one_vector_and_list_gives_a_matrix(either):
+    """The result is 1-D for a str and 2-D for any iterable, an empty list included."""
     assert either.encode("é").shape == (either.dims,)
     assert either.encode(["é"]).shape == (1, either.dims)
     assert either.encode(text for text in "ab").shape == (2, either.dims)
@@ -148,7 +160,7 @@ def test_a_str_gives_one_vector_and_a_list_a_matrix(either):
 
 
 def test_prompts_go_before_the_text(qwen3):
-    """encode_query is encode with the query prompt; a document has none."""
+    """encode_query is encode with the query prompt; encode_document uses none here."""
     query = qwen3.prompts["query"]
 
     np.testing.assert_array_equal(qwen3.encode_query("한"), qwen3.encode(query + "한"))
@@ -160,15 +172,15 @@ def test_prompts_go_before_the_text(qwen3):
     )
 
 
-def test_a_model_without_prompts_encodes_queries_plainly(minilm):
+def test_model_without_prompts_encodes_queries_without(minilm):
     """MiniLM has no prompts, and no instruction template."""
     np.testing.assert_array_equal(minilm.encode_query("한"), minilm.encode("한"))
     with pytest.raises(PromptError):
         minilm.encode("한", instruction="Sort")
 
 
-def test_own_prompts_and_a_default(small_qwen3):
-    """Prompts given at opening are added; the default one serves a plain encode."""
+def test_own_prompts_are_added(small_qwen3):
+    """Prompts given at opening are added to the model's; the default one is used by a plain encode."""
     with Embedder(small_qwen3, prompts={"mine": "é: "}, default_prompt_name="mine") as embedder:
         assert "query" in embedder.prompts
         np.testing.assert_array_equal(embedder.encode("한"), embedder.encode("é: 한", prompt=""))
@@ -177,7 +189,7 @@ def test_own_prompts_and_a_default(small_qwen3):
 
 
 def test_matryoshka_slices_then_normalises(qwen3):
-    """The first dims of the vector, brought back to length 1."""
+    """truncate_dim gives the first dims of the vector at length 1."""
     whole = qwen3.encode(TEXTS, normalize_embeddings=False)
 
     for dims in (32, 33, qwen3.dims):
@@ -190,15 +202,15 @@ def test_matryoshka_slices_then_normalises(qwen3):
 
 
 def test_truncate_dim_at_opening_is_the_default(small_qwen3):
-    """`dims` tells it, and a call may name another."""
+    """The property `dims` has it, and a call may name another."""
     with Embedder(small_qwen3, truncate_dim=48) as embedder:
         assert embedder.dims == 48
         assert embedder.encode("é").shape == (48,)
         assert embedder.encode("é", truncate_dim=64).shape == (64,)
 
 
-def test_a_model_not_trained_for_slices_warns_once(minilm_q8, caplog):
-    """MiniLM's dims can be cut, but it says what that costs, once."""
+def test_cut_of_a_model_not_trained_for_it_warns_once(minilm_q8, caplog):
+    """MiniLM's dims can be cut; one warning states that quality is lost."""
     with Embedder(minilm_q8) as embedder:
         embedder.encode("é", truncate_dim=128)
         embedder.encode("é", truncate_dim=64)
@@ -207,8 +219,8 @@ def test_a_model_not_trained_for_slices_warns_once(minilm_q8, caplog):
     assert "not trained to be cut" in caplog.text
 
 
-def test_precisions(qwen3):
-    """int8 and bits of the unit vectors; int8 without unit length has no scale."""
+def test_precisions_are_of_unit_vectors(qwen3):
+    """int8 and bits are those of the unit vectors; int8 without unit length is refused."""
     unit = qwen3.encode(TEXTS)
 
     assert cosines(qwen3.encode(TEXTS, precision="int8"), unit).min() > 0.999
@@ -220,8 +232,8 @@ def test_precisions(qwen3):
         qwen3.encode("é", precision="fp4")
 
 
-def test_similarity_ranks(minilm):
-    """The real model finds the answer."""
+def test_similarity_ranks_the_answer_first(minilm):
+    """The real model ranks the right answer first."""
     question = minilm.encode_query("Where do penguins live?")
     answers = minilm.encode_document(["Stocks fell on Monday.", "Penguins are found in Antarctica.", "Il pleut."])
 
@@ -231,8 +243,8 @@ def test_similarity_ranks(minilm):
 # Length
 
 
-def test_a_cut_is_seen(minilm, caplog):
-    """A warning counts, `embed` tells per text, and the cut text equals its beginning."""
+def test_cut_is_reported(minilm, caplog):
+    """A warning counts the cut texts, `embed` marks each, and the vector is that of the beginning."""
     long = "word " * 400
 
     found = minilm.embed(["short", long])
@@ -243,8 +255,8 @@ def test_a_cut_is_seen(minilm, caplog):
     np.testing.assert_array_equal(found.vectors[1], minilm.encode("word " * 254))
 
 
-def test_a_cut_can_be_refused(minilm_q8):
-    """truncate="error" names the texts and both numbers, at opening or in a call."""
+def test_cut_can_be_refused(minilm_q8):
+    """truncate="error", at opening or in a call, raises an error with the texts and both numbers."""
     with Embedder(minilm_q8, truncate="error") as strict:
         with pytest.raises(TextTooLongError, match=r"1 of 3 texts .*256 tokens: text 2 \(302\)"):
             strict.encode(["a", "b", "word " * 300])
@@ -253,14 +265,14 @@ def test_a_cut_can_be_refused(minilm_q8):
             strict.encode("a", truncate="left")
 
 
-def test_the_limit_is_the_checkpoints_own(minilm, qwen3):
+def test_limit_is_that_of_the_checkpoint(minilm, qwen3):
     """MiniLM declares 256; Qwen3-Embedding declares none and gets 8192."""
     assert minilm.max_tokens == 256
     assert qwen3.max_tokens == 8192
 
 
-def test_the_limit_can_be_set_up_to_the_trained_context(minilm_q8):
-    """512 positions are MiniLM's; one more would be read outside its table."""
+def test_limit_can_be_set_up_to_the_trained_context(minilm_q8):
+    """MiniLM has 512 positions; a 513th would be read outside its table."""
     with Embedder(minilm_q8, max_tokens=512) as embedder:
         assert not embedder.embed("word " * 510).truncated[0]
         assert embedder.embed("word " * 511).truncated[0]
@@ -283,33 +295,36 @@ def test_count_tokens_counts_the_prompt(qwen3):
 
 
 @pytest.mark.parametrize("bad", [b"bytes", 5, None, ["a", None], ["a", b"b"], [["a"]], [3.5]])
-def test_what_is_no_text_is_refused(qwen3, bad):
-    """The place is named where there is one."""
+def test_item_that_is_not_a_text_is_refused(qwen3, bad):
+    """The message names the index, for a list."""
     with pytest.raises(TextError, match=r"Text 1 is|Text 0 is|must be a str"):
         qwen3.encode(bad)
 
 
-def test_a_lone_surrogate_is_refused_with_its_place(either):
-    """It has no UTF-8 form; the message says how to mend it."""
+def test_lone_surrogate_is_refused_with_its_index(either):
+    """It has no UTF-8 form; the message shows how to replace it."""
     with pytest.raises(TextError, match=r"Text 1 holds the lone surrogate U\+D83D"):
         either.encode(["fine", "half an emoji \ud83d"])
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0b", "\0" * 1000, "\ufffe\uffff", "\U0010ffff", "\x1b[0m", "\u200b" * 50])
 def test_odd_characters_give_vectors(either, text):
-    """NUL, noncharacters and controls are text."""
+    """NUL, noncharacters and control characters are text."""
     assert np.isfinite(either.encode(text)).all()
 
 
-def test_a_million_empty_texts(qwen3):
-    """Equal texts are computed once."""
+def test_equal_texts_are_computed_once(qwen3):
+    """A million empty texts cost the tokens of one."""
+    before = qwen3.stats().tokens
     found = qwen3.encode([""] * 1_000_000, truncate_dim=32)
+
+    assert qwen3.stats().tokens - before == 1
 
     assert found.shape == (1_000_000, 32)
     np.testing.assert_array_equal(found[0], found[-1])
 
 
-def test_more_texts_than_sequences(qwen3):
+def test_more_texts_than_sequences_take_several_batches(qwen3):
     """llama.cpp holds at most 256 sequences; a thousand texts are a few batches."""
     texts = [f"text {number} é" for number in range(1000)]
 
@@ -318,35 +333,35 @@ def test_more_texts_than_sequences(qwen3):
     assert cosines(found[777], qwen3.encode(texts[777]))[0] > 0.9999
 
 
-def test_a_file_cut_in_half_is_refused(minilm_q8, tmp_path):
-    """Before llama.cpp maps it."""
+def test_file_cut_in_half_is_refused(minilm_q8, tmp_path):
+    """It is refused before llama.cpp maps it."""
     data = minilm_q8.read_bytes()
     with pytest.raises(ModelFileError, match="cut short"):
         Embedder(save(tmp_path / "half.gguf", data[: len(data) // 2]))
 
 
-def test_a_chat_model_is_refused(tmp_path):
-    """No pooling: no embedding model, and the way out is said."""
+def test_chat_model_is_refused(tmp_path):
+    """It declares no pooling, so it is not an embedding model; the message names the way out."""
     chat = {key: item for key, item in QWEN3.items() if key != "qwen3.pooling_type"} | {"general.name": "Qwen3 0.6B"}
     with pytest.raises(ModelFileError, match="declares no pooling"):
         Embedder(save(tmp_path / "chat.gguf", gguf(chat)))
 
 
-def test_a_reranker_is_refused(tmp_path):
-    """It scores pairs."""
+def test_reranker_is_refused(tmp_path):
+    """It scores pairs of texts and makes no vectors."""
     with pytest.raises(ModelFileError, match="reranker"):
         Embedder(save(tmp_path / "rank.gguf", gguf(QWEN3 | {"qwen3.pooling_type": 4})))
 
 
-def test_a_model_without_weights_is_refused(tmp_path):
-    """A right header over nothing."""
+def test_model_without_weights_is_refused(tmp_path):
+    """Its header is right, but it has no tensors."""
     with pytest.raises(ModelFileError, match="28 of 28 layers have no weights") as caught:
         Embedder(save(tmp_path / "empty.gguf", gguf(QWEN3 | {"qwen3.feed_forward_length": 64})))
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_architecture_is_refused(tmp_path, small_qwen3):
-    """llama.cpp does not know it: its reason is passed on, in one line."""
+def test_unknown_architecture_is_refused(tmp_path, small_qwen3):
+    """llama.cpp's reason is passed on in one line."""
     odd = (
         small_qwen3.read_bytes()
         .replace(b"qwen3.", b"qwen9.")
@@ -367,20 +382,20 @@ def test_any_pooling_on_any_model_runs(model, pooling, request):
 
 
 def test_wrong_options_are_refused(minilm_q8):
-    """Each names what there is."""
-    for wrong, kind, says in (
+    """Each message names the valid values."""
+    for wrong, kind, message in (
         ({"pooling": "max"}, OptionError, "mean, cls, last"),
         ({"device": "tpu"}, OptionError, "auto, cpu, gpu or cuda"),
         ({"threads": 0}, OptionError, "threads=0"),
         ({"truncate": "middle"}, OptionError, "truncate"),
         ({"truncate_dim": 0}, DimensionError, "1 to 384"),
     ):
-        with pytest.raises(kind, match=says):
+        with pytest.raises(kind, match=message):
             Embedder(minilm_q8, **wrong)
 
 
 def test_cuda_without_a_gpu_build_is_refused(minilm_q8):
-    """It does not fall back in silence."""
+    """There is no silent fallback to the CPU."""
     from llama_cpp import llama_supports_gpu_offload
 
     if llama_supports_gpu_offload():
@@ -389,11 +404,11 @@ def test_cuda_without_a_gpu_build_is_refused(minilm_q8):
         Embedder(minilm_q8, device="cuda")
 
 
-# Life
+# Threads and closing
 
 
 def test_many_threads_get_their_own_vectors(either):
-    """Ten threads on one Embedder, and every vector is its text's."""
+    """Ten threads use one Embedder, and every vector is that of its text."""
     texts = [[f"thread {thread} text {number} é" for number in range(6)] for thread in range(10)]
     expected = [either.encode(some) for some in texts]
     found = [None] * len(texts)
@@ -413,8 +428,8 @@ def test_many_threads_get_their_own_vectors(either):
         assert cosines(mine, theirs).min() > 0.9999
 
 
-def test_two_models_live_side_by_side(small_qwen3, minilm_q8):
-    """Each gives its own vectors, also when calls alternate, also after the other is closed."""
+def test_two_models_work_side_by_side(small_qwen3, minilm_q8):
+    """Each gives its own vectors when calls alternate, and after the other is closed."""
     with Embedder(small_qwen3) as one:
         alone = one.encode("é")
         with Embedder(minilm_q8) as two:
@@ -423,7 +438,7 @@ def test_two_models_live_side_by_side(small_qwen3, minilm_q8):
         np.testing.assert_array_equal(one.encode("é"), alone)
 
 
-def test_a_closed_embedder_says_so(small_qwen3):
+def test_closed_embedder_raises(small_qwen3):
     """Calls after close raise; a second close does nothing."""
     embedder = Embedder(small_qwen3)
     embedder.encode("é")
@@ -462,7 +477,9 @@ def test_closing_while_others_encode_ends_cleanly(small_qwen3):
 CYCLES = """
 import sys
 from qgguf import Embedder
+from qgguf.batching import sort_key
 from qgguf.hardware.process_memory import resident_bytes
+from qgguf.memory.planner import PlanRequest
 
 def cycle():
     with Embedder(sys.argv[1]) as embedder:
@@ -480,7 +497,7 @@ print(resident_bytes() - before)
 @pytest.mark.skipif(resident_bytes() is None, reason="this system does not say what a process holds")
 def test_close_frees_the_memory(minilm_f16, tmp_path):
     """Opening and closing many times does not grow a process that does nothing else."""
-    done = run_code(CYCLES, str(minilm_f16), home=tmp_path)
+    done = run_code(CYCLES, str(minilm_f16), home=tmp_path, MALLOC_ARENA_MAX="1")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 30e6
 
@@ -496,9 +513,24 @@ def test_native_logs_go_to_logging(small_qwen3, capfd, caplog):
 
 
 def test_repr_names_the_model(qwen3):
-    """For a notebook: name, type, dims, device."""
+    """A notebook shows name, type, dims and device."""
     assert "F16" in repr(qwen3)
     assert f"dims={qwen3.dims}" in repr(qwen3)
+
+
+def test_stats_count_batches_tokens_and_calls(small_qwen3):
+    """They grow with what is computed, and state the memory of the plan."""
+    with Embedder(small_qwen3) as embedder:
+        new = embedder.stats()
+        assert (new.batches, new.tokens, new.calls, new.waiting_calls) == (0, 0, 0, 0)
+        assert (new.ram_bytes, new.vram_bytes) == (embedder.plan.ram_bytes, embedder.plan.vram_bytes)
+        n_tokens = embedder.count_tokens(["é", "한국어", "é"])
+        embedder.encode(["é", "한국어", "é"])
+        used = embedder.stats()
+        assert (used.batches, used.tokens) == (1, n_tokens[0] + n_tokens[1])
+        embedder.encode("word " * 3000)  # in a larger context: the count goes on
+        assert embedder.stats().tokens == used.tokens + embedder.count_tokens("word " * 3000)[0]
+        assert embedder.stats().calls == 0
 
 
 # Strategies
@@ -506,20 +538,20 @@ def test_repr_names_the_model(qwen3):
 
 @pytest.mark.parametrize("strategy", ["last_rows", "two_calls", "plain"])
 def test_each_strategy_gives_the_same_vectors(qwen3, small_qwen3, strategy):
-    """Three ways through llama.cpp, one vector."""
+    """The three ways through llama.cpp give one vector."""
     with Embedder(small_qwen3, strategy=strategy) as embedder:
         assert cosines(embedder.encode(TEXTS), qwen3.encode(TEXTS)).min() > 0.9999
 
 
-def test_the_strategy_is_chosen_by_trying_and_logged(small_qwen3, minilm, caplog):
-    """Last rows for Qwen3, after a look at the oracle; plain for an encoder."""
+def test_strategy_is_chosen_by_a_probe_and_logged(small_qwen3, minilm, caplog):
+    """It is last_rows for Qwen3, after a comparison with the plain path, and plain for an encoder."""
     with caplog.at_level(logging.INFO, logger="qgguf"), Embedder(small_qwen3) as embedder:
         assert embedder.strategy.value == "last_rows"
     assert "Strategy last_rows: cosine 0.99999" in caplog.text or "Strategy last_rows: cosine 1.0" in caplog.text
     assert minilm.strategy.value == "plain"
 
 
-def test_a_strategy_that_does_not_fit_is_refused(minilm_q8, small_qwen3):
+def test_strategy_that_does_not_fit_is_refused(minilm_q8, small_qwen3):
     """An encoder has no last row to read."""
     with pytest.raises(OptionError, match="Use 'plain'"):
         Embedder(minilm_q8, strategy="last_rows")
@@ -528,8 +560,8 @@ def test_a_strategy_that_does_not_fit_is_refused(minilm_q8, small_qwen3):
 
 
 @pytest.mark.parametrize("n_tokens", [511, 512, 513, 520, 1025, 2049])
-def test_a_short_rest_is_not_computed_in_half_precision(qwen3, n_tokens):
-    """A text a little longer than a micro-batch is as exact as one that fills it: slices are of like size."""
+def test_short_rest_is_not_computed_in_half_precision(qwen3, weights, n_tokens):
+    """A text a little longer than a micro-batch is as exact as one that fills it: its slices have equal sizes."""
     from qgguf.model.spec import Pooling
     from qgguf.native.context import NativeContext
     from qgguf.native.strategy import Strategy
@@ -537,7 +569,7 @@ def test_a_short_rest_is_not_computed_in_half_precision(qwen3, n_tokens):
     ids = np.array((qwen3.token_ids("word é 한 " * 420) * 2)[:n_tokens], np.int32)
     found = []
     for strategy in (Strategy.LAST_ROWS, Strategy.TWO_CALLS):  # the second without fused attention
-        context = NativeContext(qwen3._engine._model, cells=4096, threads=2, pooling=Pooling.LAST, strategy=strategy)
+        context = NativeContext(weights, cells=4096, threads=2, pooling=Pooling.LAST, strategy=strategy)
         found.append(context.vectors([ids]))
         context.close()
 
@@ -553,8 +585,8 @@ chunks = st.lists(st.tuples(beginnings, st.text(max_size=12)).map("".join), min_
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(chunks, st.sampled_from([None, "query", "similarity", "document"])), min_size=1, max_size=4))
-def test_shared_beginnings_change_no_vector(qwen3, small_qwen3, calls):
-    """Texts that begin alike, or like a prompt that was kept, have the vectors of the plain path, call after call."""
+def test_shared_beginnings_do_not_change_vectors(qwen3, small_qwen3, calls):
+    """Texts that share beginnings, or begin with a kept prompt, have the vectors of the plain path."""
     with Embedder(small_qwen3, strategy="plain") as plain:
         for texts, prompt_name in calls:
             found = qwen3.encode(texts, prompt_name=prompt_name)
@@ -562,8 +594,8 @@ def test_shared_beginnings_change_no_vector(qwen3, small_qwen3, calls):
             assert cosines(found, expected).min() > 0.9999
 
 
-def test_equal_ids_of_different_texts(small_qwen3):
-    """é written in two ways, and long texts that differ only after the cut, get one vector each."""
+def test_different_texts_of_equal_ids_have_one_vector(small_qwen3):
+    """é written in two ways, and long texts that differ only after the cut, have equal vectors."""
     texts = ["e\u0301", "\u00e9", "word " * 300 + "a", "word " * 300 + "b", "x"]
 
     with Embedder(small_qwen3, max_tokens=64) as embedder:
@@ -575,35 +607,29 @@ def test_equal_ids_of_different_texts(small_qwen3):
     assert cosines(found[4], alone)[0] > 0.9999
 
 
-def test_a_kept_prompt_is_computed_once(qwen3):
-    """The second query with an instruction computes its own tokens only: what llama.cpp is given shows it."""
-    qwen3.encode("")
-    context = qwen3._engine._lanes[0]._context
-    given_tokens = []
-    compute = context._compute
-    context._compute = lambda batch, start, stop: (given_tokens.append(stop - start), compute(batch, start, stop))
-    try:
-        qwen3.encode_query("first é", instruction="A new instruction of several words")
-        qwen3.encode_query("second 한", instruction="A new instruction of several words")
-    finally:
-        del context._compute
+def test_kept_prompt_is_computed_once(qwen3):
+    """The second query with an instruction computes its own tokens only."""
+    counts = [qwen3.stats().tokens]
+    for text in ("first é", "second 한"):
+        qwen3.encode_query(text, instruction="A new instruction of several words")
+        counts.append(qwen3.stats().tokens)
 
     prompt = qwen3.count_tokens("", instruction="A new instruction of several words")[0]
-    assert len(given_tokens) == 3  # the prompt, the first text, the second
-    assert given_tokens[0] >= prompt - 2  # its last tokens may join the text's first, and the end token
-    assert max(given_tokens[1:]) < 12
+    first, second = np.diff(counts)
+    assert prompt - 2 <= first < prompt + 12  # its last tokens may join the text's first, and the end token
+    assert second < 12
 
 
-def test_the_first_query_gives_the_same_bytes_as_the_next(small_qwen3):
-    """Whether a prompt was kept or is new changes no bit."""
+def test_first_query_gives_the_bytes_of_the_next(small_qwen3):
+    """A vector has the same bits whether its prompt was kept or is new."""
     with Embedder(small_qwen3) as embedder:
         first, second = (embedder.encode_query(["é 한 😉", "x"]) for _ in range(2))
 
     assert first.tobytes() == second.tobytes()
 
 
-def test_more_prompts_than_are_kept(qwen3, small_qwen3):
-    """The oldest makes room, a very long one is kept in part, and none is ever stale."""
+def test_more_prompts_than_are_kept_give_right_vectors(qwen3, small_qwen3):
+    """The oldest is evicted, a very long one is kept in part, and none is ever stale."""
     prompts = [f"Instruct: task {number} é\nQuery:" for number in range(7)] + ["long prompt " * 300]
     with Embedder(small_qwen3, strategy="plain") as plain:
         for prompt in [*prompts, *prompts[::-1], prompts[0]]:
@@ -613,15 +639,14 @@ def test_more_prompts_than_are_kept(qwen3, small_qwen3):
 
 
 @pytest.mark.parametrize("n_tokens", [4096, pytest.param(32768, marks=pytest.mark.slow)])
-def test_a_long_text_is_computed_in_pieces(n_tokens, small_qwen3):
-    """Up to the trained context; progress comes within the text, and llama.cpp's own path agrees."""
+def test_long_text_is_computed_in_slices(n_tokens, small_qwen3):
+    """Up to the trained context, progress is reported within the text, and llama.cpp's own path agrees."""
     ids = np.arange(n_tokens, dtype=np.int32) * 7 % 2000
     found = []
     for strategy in ("last_rows", "plain"):
-        with Embedder(small_qwen3, max_tokens=n_tokens, strategy=strategy) as model:
+        with open_engine(small_qwen3, PlanRequest(max_tokens=n_tokens, threads=2), strategy) as engine:
             done: list[int] = []
-            call = model._engine.call([ids], ids[:0], done.append)
-            found.append(model._engine.run(call)[0])
+            found.append(engine.run(engine.call([ids], ids[:0], done.append))[0])
             assert sum(done) == n_tokens and (strategy == "plain" or len(done) == n_tokens // 512)
     a, b = found
     assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.9999

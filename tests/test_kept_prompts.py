@@ -1,4 +1,4 @@
-"""A prompt that stays in the KV cache is never stale, and is computed again only where it had to make room."""
+"""A prompt that stays in the KV cache is never stale, and is computed again only after it was evicted."""
 
 import asyncio
 import signal
@@ -16,6 +16,7 @@ from qgguf.native.context import KEPT_PREFIXES, KEPT_TOKENS, NativeContext
 from qgguf.native.row_reader import RowReader
 from tests.support.comparing import cosines
 from tests.support.lanes import WatchedLanes
+from tests.support.native import context_of
 from tests.support.waiting import until
 
 TEXTS = ["é 한 😉", "x", "The harbour office, 1897."]
@@ -23,45 +24,33 @@ TEXTS = ["é 한 😉", "x", "The harbour office, 1897."]
 
 @pytest.fixture
 def qwen3(small_qwen3: Path) -> Iterator[Embedder]:
-    """A new one for each test: nothing is kept in it."""
+    """A new Embedder for each test, with no prompt in its cache."""
     with Embedder(small_qwen3) as embedder:
         yield embedder
 
 
 @pytest.fixture(scope="module")
 def plain(small_qwen3: Path) -> Iterator[Embedder]:
-    """The oracle, which keeps nothing."""
+    """The reference, which keeps no prompts."""
     with Embedder(small_qwen3, strategy="plain") as embedder:
         yield embedder
 
 
-def context_of(embedder: Embedder) -> NativeContext:
-    context = embedder._engine._lanes[0]._context
-    assert context is not None
-    return context
-
-
-class SeenTokens:
-    """A context in which the tokens are counted that llama.cpp is given."""
+class ComputedTokens:
+    """A context in which the tokens that llama.cpp computes are counted."""
 
     def __init__(self, embedder: Embedder) -> None:
-        self._context, self.n_tokens = context_of(embedder), 0
+        self._embedder, self.n_tokens = embedder, 0
 
-    def __enter__(self) -> "SeenTokens":
-        compute = self._context._compute
-
-        def counted(batch: object, start: int, stop: int) -> None:
-            self.n_tokens += stop - start
-            compute(batch, start, stop)
-
-        self._context._compute = counted
+    def __enter__(self) -> "ComputedTokens":
+        self._before = self._embedder.stats().tokens
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self._context._compute
+        self.n_tokens = self._embedder.stats().tokens - self._before
 
 
-# What may come between two calls with one prompt
+# Events between two calls with one prompt
 
 
 def nothing(embedder: Embedder) -> None:
@@ -78,33 +67,36 @@ def no_prompt(embedder: Embedder) -> None:
 
 
 def a_long_text(embedder: Embedder) -> None:
-    """The context is made anew for it, larger."""
+    """Make the lane open a larger context."""
     embedder.encode("word é " * 700)
 
 
 def stopped(embedder: Embedder) -> None:
-    """What is raised between two native calls of one batch, with this prompt and with another."""
+    """Raise between two native calls of one batch, with this prompt and with another."""
+    vectors = NativeContext.vectors
 
     def stop(_done: int, _total: int) -> None:
         raise KeyboardInterrupt
 
-    context = context_of(embedder)
-    for before in (embedder.prompts["query"], "another prompt of some words: "):
-        ids = np.array(embedder.token_ids(before + "word " * 340), np.int32)
-        with pytest.raises(KeyboardInterrupt):
-            context.vectors([ids], embedder._engine.tokenizer.prompt_ids(before), stop)
+    def stopping(context: NativeContext, texts: Any, prompt: Any, _between: Any) -> np.ndarray:
+        return vectors(context, texts, prompt, stop)
+
+    with patch.object(NativeContext, "vectors", stopping):
+        for prompt in (embedder.prompts["query"], "another prompt of some words: "):
+            with pytest.raises(KeyboardInterrupt):
+                embedder.encode("word " * 340, prompt=prompt)
 
 
 def refused(embedder: Embedder) -> None:
-    """More tokens than there is room for: an error after the prompt was looked up."""
+    """Give a context more tokens than its cells: an error after the prompt was looked up."""
     context = context_of(embedder)
-    prompt = embedder._engine.tokenizer.prompt_ids(embedder.prompts["query"])
+    prompt = np.array(embedder.token_ids(embedder.prompts["query"])[:-1], np.int32)
     with pytest.raises(NativeError, match="tokens; 768 are allowed"):
         context.vectors([np.concatenate([prompt, np.arange(context.cells + 1, dtype=np.int32) % 99])], prompt)
 
 
 def cancelled(embedder: Embedder) -> None:
-    """An awaited call that is given up while its texts are computed."""
+    """Cancel an asynchronous call while its texts are computed."""
 
     async def begin_and_cancel() -> None:
         with WatchedLanes(embedder) as lanes:
@@ -122,25 +114,25 @@ def cancelled(embedder: Embedder) -> None:
 @pytest.mark.parametrize(
     "between", [nothing, other_instructions, no_prompt, a_long_text, stopped, refused, cancelled, None]
 )
-def test_the_same_bytes_whatever_came_between(
+def test_second_call_gives_the_bytes_of_the_first(
     between: Callable[[Embedder], None] | None, qwen3: Embedder, plain: Embedder, other_qwen3: Path
 ):
-    """Computed anew or kept, after whatever: the second call has the bytes of the first, and they are right."""
+    """The bytes are equal and right whether the prompt was kept or is computed again, after any event."""
     first = qwen3.encode_query(TEXTS)
     assert cosines(first, plain.encode_query(TEXTS)).min() >= 0.9999
 
     if between is not None:
         between(qwen3)
     else:
-        # Another model, of equal ids.
+        # Another model, whose ids are equal.
         with Embedder(other_qwen3) as other:
             assert cosines(other.encode_query(TEXTS), first).max() < 0.9
 
     assert qwen3.encode_query(TEXTS).tobytes() == first.tobytes()
 
 
-def test_two_models_in_turns(qwen3: Embedder, other_qwen3: Path):
-    """Equal ids of equal prompts in two caches at the same time."""
+def test_two_models_in_turns_do_not_mix(qwen3: Embedder, other_qwen3: Path):
+    """Two caches hold equal ids of equal prompts at the same time."""
     with Embedder(other_qwen3) as other, Embedder(other_qwen3, strategy="plain") as other_plain:
         first, others = qwen3.encode_query(TEXTS), other.encode_query(TEXTS)
         for _ in range(3):
@@ -151,10 +143,10 @@ def test_two_models_in_turns(qwen3: Embedder, other_qwen3: Path):
 
 @pytest.mark.parametrize("strategy", ["last_rows", "two_calls"])
 @pytest.mark.parametrize("bad_prompt", [False, True])
-def test_a_text_that_fails_spoils_nothing(bad_prompt: bool, strategy: str, poisoned_qwen3: Path, plain: Embedder):
-    """NaN in a text, or in a prompt that is kept, reaches neither the other texts of its batch nor later ones.
+def test_text_with_nan_changes_no_other_text(bad_prompt: bool, strategy: str, poisoned_qwen3: Path, plain: Embedder):
+    """NaN in a text, or in a kept prompt, reaches neither the other texts of its batch nor later ones.
 
-    Not by way of cells either that are free again: a masked NaN is NaN still.
+    Nor does it through cells that are free again: a masked NaN is still NaN.
     """
     bad = {"prompt": "sick \a prompt of some words: "} if bad_prompt else {"prompt_name": "query"}
     later = [["x"], TEXTS, ["word " * 100, *TEXTS]]
@@ -169,8 +161,8 @@ def test_a_text_that_fails_spoils_nothing(bad_prompt: bool, strategy: str, poiso
             assert cosines(embedder.encode_query(TEXTS), good).min() >= 0.9999
 
 
-def test_an_interrupt_stops_the_graph_at_the_next_node(small_qwen3: Path, plain: Embedder):
-    """Ctrl-C between two nodes: llama.cpp asks about no more of them, and what comes after is right."""
+def test_interrupt_stops_the_graph_at_the_next_node(small_qwen3: Path, plain: Embedder):
+    """After Ctrl-C between two nodes llama.cpp computes no more of them, and the next call is right."""
     nodes = 5  # from here on none is interrupted
     on_node = RowReader._on_node
 
@@ -192,8 +184,8 @@ def test_an_interrupt_stops_the_graph_at_the_next_node(small_qwen3: Path, plain:
         assert cosines(embedder.encode(TEXTS), plain.encode(TEXTS)).min() >= 0.9999
 
 
-def test_rows_of_an_interrupted_call_are_nobodys(small_qwen3: Path, plain: Embedder):
-    """Ctrl-C when they have been read already: the next call gets its own."""
+def test_rows_of_an_interrupted_call_are_dropped(small_qwen3: Path, plain: Embedder):
+    """Ctrl-C comes when rows have been read already; the next call gets its own rows."""
     armed = False
     on_node = RowReader._on_node
 
@@ -211,17 +203,17 @@ def test_rows_of_an_interrupted_call_are_nobodys(small_qwen3: Path, plain: Embed
         assert cosines(embedder.encode(TEXTS), plain.encode(TEXTS)).min() >= 0.9999
 
 
-# What is kept
+# Which prompts are kept
 
 
-def test_the_most_lately_used_prompts_are_kept(qwen3: Embedder):
-    """As many as there is room for: one more than that puts out the one that was used longest ago."""
+def test_most_recently_used_prompts_are_kept(qwen3: Embedder):
+    """A prompt beyond the limit evicts the one that was used longest ago."""
     instructions = [f"Sort these words, task {number} é" for number in range(KEPT_PREFIXES + 1)]
 
     def cost(number: int) -> int:
-        with SeenTokens(qwen3) as seen:
+        with ComputedTokens(qwen3) as computed:
             qwen3.encode_query("x", instruction=instructions[number])
-        return seen.n_tokens
+        return computed.n_tokens
 
     qwen3.encode("")
     whole = cost(0)
@@ -233,25 +225,25 @@ def test_the_most_lately_used_prompts_are_kept(qwen3: Embedder):
     assert [cost(0), cost(1)] == [tail, whole]
 
 
-def test_prompts_keep_within_their_room(qwen3: Embedder, plain: Embedder):
-    """Two that are together longer than what may be kept put each other out; a third, short one stays or comes back."""
+def test_kept_prompts_stay_within_their_limit(qwen3: Embedder, plain: Embedder):
+    """Two prompts that are together longer than the limit evict each other; a third, short one stays or comes back."""
     long = [f"word {letter} " * (KEPT_TOKENS // 5) for letter in "ab"]
     assert KEPT_TOKENS // 2 < plain.count_tokens(long[0])[0] < KEPT_TOKENS
     for prompt in (long[0], long[1], "a short prompt: ", long[0], "a short prompt: ", long[1], long[1] * 2):
         found, expected = qwen3.encode(TEXTS, prompt=prompt), plain.encode(TEXTS, prompt=prompt)
         assert cosines(found, expected).min() >= 0.9999
-        assert sum(map(len, context_of(qwen3)._kept.values())) <= KEPT_TOKENS
+        assert context_of(qwen3).kept_tokens <= KEPT_TOKENS
 
 
-def test_a_prompt_that_begins_with_another(qwen3: Embedder, plain: Embedder):
-    """The longer one is computed though the shorter is kept; the shorter is not where the longer is kept."""
+def test_prompt_that_begins_with_another_is_computed(qwen3: Embedder, plain: Embedder):
+    """The longer prompt is computed though the shorter is kept; the shorter is not when the longer is kept."""
     short, long = "word é " * 8, "word é " * 20
 
     def cost(prompt: str) -> int:
-        with SeenTokens(qwen3) as seen:
+        with ComputedTokens(qwen3) as computed:
             found = qwen3.encode(TEXTS, prompt=prompt)
         assert cosines(found, plain.encode(TEXTS, prompt=prompt)).min() >= 0.9999
-        return seen.n_tokens
+        return computed.n_tokens
 
     qwen3.encode("")
     alone = int(plain.count_tokens(TEXTS).sum())
@@ -260,6 +252,6 @@ def test_a_prompt_that_begins_with_another(qwen3: Embedder, plain: Embedder):
     assert cost(long) <= alone + 2
     assert cost(short) <= alone + 2
 
-    with SeenTokens(qwen3) as seen:
+    with ComputedTokens(qwen3) as computed:
         qwen3.encode("y", prompt="word é " * 14)
-    assert seen.n_tokens < 8, "the longer one serves any beginning of it"
+    assert computed.n_tokens < 8, "the longer prompt is used for any beginning of it"

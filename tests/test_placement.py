@@ -14,7 +14,7 @@ from qgguf.errors import BudgetError, DeviceError, DeviceMemoryError, OptionErro
 from qgguf.gguf_format.reader import read_header
 from qgguf.hardware.ram import HostMemory
 from qgguf.inference import engine
-from qgguf.inference.placement import Resources, needed, next_smaller, place
+from qgguf.inference.placement import Resources, choose_placement, needed_bytes, next_smaller
 from qgguf.memory.planner import REPACKED, ModelSizes, PlanRequest, worth_repacking
 from qgguf.model.from_gguf import sizes_of, spec_of
 from qgguf.native.devices import Device
@@ -45,7 +45,7 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> ModelSizes:
 def test_budget_is_held(sizes: ModelSizes, caplog: pytest.LogCaptureFixture):
     """3 GB of a card with 12 GB: all layers on it, and one log line with the device, the reason and the plan."""
     caplog.set_level(logging.INFO, "qgguf")
-    placement = place(sizes, "auto", PlanRequest(vram=3 * GB), machine(CARD))
+    placement = choose_placement(sizes, "auto", PlanRequest(vram=3 * GB), machine(CARD))
     assert placement.device == CARD and placement.plan.n_gpu_layers == 36 and placement.plan.vram_bytes <= 3 * GB
     (line,) = (record.message for record in caplog.records if record.levelno == logging.INFO)
     for word in ("RTX 3060 é", "36 of 36 layers", "tokens", "the GPU of this machine"):
@@ -54,58 +54,60 @@ def test_budget_is_held(sizes: ModelSizes, caplog: pytest.LogCaptureFixture):
 
 def test_default_budget_leaves_a_twentieth_free(sizes: ModelSizes):
     """Without a budget: the best settings where they fit, else within what is free, less 5 % of the card."""
-    placement = place(sizes, "auto", PlanRequest(), machine(CARD))
+    placement = choose_placement(sizes, "auto", PlanRequest(), machine(CARD))
     assert placement.plan.settings.kv_type == "f16" and placement.plan.costs == ()
     tight = replace(CARD, free_bytes=4 * GB)
-    assert place(sizes, "auto", PlanRequest(), machine(tight)).plan.vram_bytes <= 3_400_000_000  # 4 GB - 5 % of 12 GB
+    assert (
+        choose_placement(sizes, "auto", PlanRequest(), machine(tight)).plan.vram_bytes <= 3_400_000_000
+    )  # 4 GB - 5 % of 12 GB
 
 
 def test_memory_in_use_is_respected(sizes: ModelSizes, caplog: pytest.LogCaptureFixture):
     """A budget of 3 GB where 2 GB are free: at most 2 GB, and a warning."""
-    placement = place(sizes, "gpu", PlanRequest(vram=3 * GB), machine(replace(CARD, free_bytes=2 * GB)))
+    placement = choose_placement(sizes, "gpu", PlanRequest(vram=3 * GB), machine(replace(CARD, free_bytes=2 * GB)))
     assert placement.plan.vram_bytes <= 2 * GB and 0 < placement.plan.n_gpu_layers < 36
     assert "vram is 3GB, but other programs leave 2GB of 12GB." in caplog.text
 
 
 def test_auto_falls_back_to_the_cpu_and_gpu_does_not(sizes: ModelSizes, caplog: pytest.LogCaptureFixture):
     """A budget too small for one layer: auto runs on the CPU and logs why, gpu raises with both numbers."""
-    placement = place(sizes, "auto", PlanRequest(vram=200_000_000), machine(CARD))
+    placement = choose_placement(sizes, "auto", PlanRequest(vram=200_000_000), machine(CARD))
     assert placement.device == CPU and placement.plan.n_gpu_layers == 0 == placement.plan.vram_bytes
     assert "Not on CUDA0" in caplog.text and "Nothing fits in 200MB" in caplog.text
     for asked in ("gpu", "cuda"):
         with pytest.raises(BudgetError, match=r"RTX 3060 é.*Nothing fits in 200MB of GPU memory: .* needs \d+MB"):
-            place(sizes, asked, PlanRequest(vram=200_000_000), machine(CARD))
+            choose_placement(sizes, asked, PlanRequest(vram=200_000_000), machine(CARD))
 
 
 def test_cpu_uses_no_gpu(sizes: ModelSizes):
     """Even if a GPU is free and has a budget."""
-    placement = place(sizes, "cpu", PlanRequest(vram=3 * GB), machine(CARD))
+    placement = choose_placement(sizes, "cpu", PlanRequest(vram=3 * GB), machine(CARD))
     assert placement.device == CPU and placement.plan.vram_bytes == 0
 
 
 def test_gpu_that_reports_no_memory(sizes: ModelSizes):
     """The budget holds; without one, everything is assumed to fit."""
     silent = Device("Vulkan0", "old driver", "gpu", "Vulkan", 0, 0)
-    assert place(sizes, "auto", PlanRequest(vram=3 * GB), machine(silent)).plan.vram_bytes <= 3 * GB
-    assert place(sizes, "auto", PlanRequest(), machine(silent)).plan.settings.kv_type == "f16"
+    assert choose_placement(sizes, "auto", PlanRequest(vram=3 * GB), machine(silent)).plan.vram_bytes <= 3 * GB
+    assert choose_placement(sizes, "auto", PlanRequest(), machine(silent)).plan.settings.kv_type == "f16"
 
 
 @pytest.mark.parametrize("container", [True, False])
 def test_host_memory_is_a_budget(sizes: ModelSizes, container: bool):
     """A container's limit, a small machine, and ram=: the weights are not repacked where the copy does not fit."""
-    plenty = place(sizes, "auto", PlanRequest(), machine())
+    plenty = choose_placement(sizes, "auto", PlanRequest(), machine())
     assert plenty.plan.settings.repack and plenty.plan.fits_ram
     small = HostMemory(2 * GB, 2 * GB, container)
     for placement in (
-        place(sizes, "auto", PlanRequest(), machine(host=small)),
-        place(sizes, "auto", PlanRequest(ram=2 * GB), machine()),
+        choose_placement(sizes, "auto", PlanRequest(), machine(host=small)),
+        choose_placement(sizes, "auto", PlanRequest(ram=2 * GB), machine()),
     ):
         assert not placement.plan.settings.repack and placement.plan.unmapped_ram_bytes <= 2 * GB == max(
-            2 * GB, needed(placement)
+            2 * GB, needed_bytes(placement)
         )
         assert any("read from the disk" in cost for cost in placement.plan.costs)
     with pytest.raises(BudgetError, match=r"Nothing fits in 100MB of the host's memory: .* needs \d+MB"):
-        place(sizes, "auto", PlanRequest(ram=100_000_000), machine())
+        choose_placement(sizes, "auto", PlanRequest(ram=100_000_000), machine())
 
 
 def test_weights_are_repacked_only_where_it_helps(sizes: ModelSizes):
@@ -114,7 +116,8 @@ def test_weights_are_repacked_only_where_it_helps(sizes: ModelSizes):
     assert without == REPACKED - {"Q4_K"}
     assert worth_repacking("x86_64", frozenset(["avx2"])) == REPACKED < worth_repacking("arm64", frozenset())
     plans = [
-        place(sizes, "auto", PlanRequest(), replace(machine(), repacked=types)).plan for types in (REPACKED, without)
+        choose_placement(sizes, "auto", PlanRequest(), replace(machine(), repacked=types)).plan
+        for types in (REPACKED, without)
     ]
     assert [plan.settings.repack for plan in plans] == [True, False]
     assert plans[0].unmapped_ram_bytes - plans[1].unmapped_ram_bytes > GB and plans[1].fits_ram
@@ -135,7 +138,7 @@ def test_budgets_always_hold(
     """For any request and any free memory: within the budgets, or an error; auto fails only for the host's memory."""
     request = PlanRequest(vram, ram, max_tokens)
     try:
-        placement = place(sizes, device, request, machine(replace(CARD, free_bytes=free)))
+        placement = choose_placement(sizes, device, request, machine(replace(CARD, free_bytes=free)))
     except BudgetError:
         assert device == "gpu" or (ram or HOST.limit_bytes) < 3 * GB
         return
@@ -143,7 +146,7 @@ def test_budgets_always_hold(
     assert placement.plan.required_ram_bytes <= (ram or HOST.limit_bytes)
     assert max_tokens is None or placement.plan.settings.max_tokens == max_tokens
     smaller = next_smaller(sizes, request, machine(CARD), placement)
-    assert smaller is None or needed(smaller) < needed(placement)
+    assert smaller is None or needed_bytes(smaller) < needed_bytes(placement)
 
 
 # Faults at loading. The GPU is simulated by its entry in the list of devices; everything else is real.
@@ -199,7 +202,7 @@ def test_load_out_of_memory_is_retried_once(
     monkeypatch.setattr(engine, "NativeModel", always)
     with pytest.raises(DeviceMemoryError, match=r"Plans of \d+MB and of \d+MB both failed\.$"):
         Embedder(small_qwen3, device="gpu")
-    assert len(always.layers) == 2 and planned.vram_bytes < place(
+    assert len(always.layers) == 2 and planned.vram_bytes < choose_placement(
         sizes_of_file(small_qwen3), "auto", PlanRequest(), machine(CARD)
     ).plan.vram_bytes  # fmt: skip
 

@@ -1,3 +1,5 @@
+"""Scheduler: every call gets its own rows, whatever shares its batches, fails, is cancelled or interrupted."""
+
 import gc
 import random
 import signal
@@ -14,28 +16,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qgguf.errors import NativeError
-from qgguf.inference.scheduler import Call, CallCancelledError, Scheduler
+from qgguf.inference.call import Call, CallCancelledError
+from qgguf.inference.scheduler import Scheduler
 from tests.support.waiting import until
 
 DIMS = 4
 NO_PROMPT = np.empty(0, np.int32)
-# Few ids: texts of different calls are often equal, or begin alike.
+# Few ids, so that texts of different calls are often equal or begin alike.
 texts_of_ids = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9).map(tuple), max_size=20, unique=True)
 
 
 def vector_of(ids):
-    """What a lane computes for a text: a row that only this text has."""
+    """Return what a lane computes for a text: a row that only this text has."""
     numbers = np.asarray(ids, np.float64)
-    places = np.arange(1, len(numbers) + 1)
-    return np.array([numbers.sum(), len(numbers), (numbers * places).sum(), (numbers**2 * places).sum()], np.float32)
+    positions = np.arange(1, len(numbers) + 1)
+    return np.array(
+        [numbers.sum(), len(numbers), (numbers * positions).sum(), (numbers**2 * positions).sum()], np.float32
+    )
 
 
 class Lane:
-    """A lane that computes with arithmetic, and notes what it was given. Like the real one it keeps the last `between`.
+    """A lane that computes with arithmetic, and records its batches. Like the real one it keeps the last `between`.
 
-    seconds  a batch takes
-    fail     is told the texts of each batch
-    gate     a semaphore: each batch waits for it
+    seconds  time that a batch takes
+    fail     called with the texts of each batch; may raise
+    gate     a semaphore that each batch waits for
     """
 
     def __init__(self, seconds=0.0, fail=None, gate=None):
@@ -47,7 +52,7 @@ class Lane:
         self.busy, self.between = True, between
         try:
             self.batches.append([tuple(text.tolist()) for text in texts])
-            assert len(set(self.batches[-1])) == len(texts), "texts of a batch are all different"
+            assert len(set(self.batches[-1])) == len(texts), "a batch has equal texts"
             assert self.gate is None or self.gate.acquire(timeout=30)
             for part in range(2):
                 between(part, 2)
@@ -69,7 +74,7 @@ def expected_of(texts):
 
 
 def begin(scheduler, calls):
-    """Each call in a thread of its own, begun in order; the threads, and where they put what it returned or raised."""
+    """Run each call in a thread, begun in order; return the threads and the list of outcomes."""
     outcomes = [None] * len(calls)
 
     def work(number):
@@ -88,27 +93,26 @@ def begin(scheduler, calls):
 def end(threads):
     for thread in threads:
         thread.join(30)
-        assert not thread.is_alive(), "a call waits for ever"
+        assert not thread.is_alive(), "a call waits forever"
 
 
 def run_all(scheduler, calls):
-    """Each call in a thread of its own, begun in order; what it returned or raised."""
+    """Run each call in a thread, begun in order; return what each call returned or raised."""
     threads, outcomes = begin(scheduler, calls)
     end(threads)
     return outcomes
 
 
 def assert_idle(scheduler):
-    """All lanes are free, and nothing of any call is kept."""
-    # A helper gives its lane back first, and ends when it then finds nothing to compute.
-    until(lambda: not any(scheduler._holders.values()) and not scheduler._helpers)
-    assert not scheduler._calls and not scheduler._sleeping and not scheduler._under_way
+    """Assert that all lanes are free, and that no call is known."""
+    # A helper gives its lane back first, and ends when no text waits.
+    until(lambda: scheduler.is_idle)
 
 
 @settings(max_examples=60)
 @given(st.lists(texts_of_ids, min_size=1, max_size=8), st.integers(1, 3), st.integers(1, 40), st.integers(1, 6))
 def test_every_call_gets_its_own_rows(calls, n_lanes, max_tokens, max_texts):
-    """Whatever is merged with whatever, in however many lanes, a call's rows are its texts', in their order."""
+    """The rows of a call are those of its texts, in their order, for any mix of calls and any number of lanes."""
     lanes = [Lane() for _ in range(n_lanes)]
     scheduler = Scheduler(lanes, max_tokens=max_tokens, max_texts=max_texts)
 
@@ -121,8 +125,8 @@ def test_every_call_gets_its_own_rows(calls, n_lanes, max_tokens, max_texts):
         assert len(batch) == 1 or sum(map(len, batch)) <= max_tokens + sum(len(text) - 1 for text in batch)
 
 
-def test_a_lone_call_stays_in_its_thread():
-    """No other thread is started for it, and none computes."""
+def test_single_call_stays_in_its_thread():
+    """No other thread computes for it."""
     seen = set()
     lane = Lane(fail=lambda texts: seen.add(threading.get_ident()))
 
@@ -132,7 +136,7 @@ def test_a_lone_call_stays_in_its_thread():
 
 
 def test_calls_that_wait_share_a_batch():
-    """While one batch is computed, others queue; all of them fit into the next."""
+    """Calls that come while a batch is computed are all in the next."""
     lane = Lane(seconds=0.2)
     scheduler = Scheduler([lane], max_tokens=100, max_texts=10)
 
@@ -142,7 +146,7 @@ def test_calls_that_wait_share_a_batch():
 
 
 def test_equal_texts_of_two_calls_are_computed_once():
-    """And both get the row."""
+    """Both calls get the row."""
     lane = Lane(seconds=0.1)
     scheduler = Scheduler([lane], max_tokens=100, max_texts=10)
 
@@ -152,8 +156,8 @@ def test_equal_texts_of_two_calls_are_computed_once():
     np.testing.assert_array_equal(found[1], found[2][::-1])
 
 
-def test_calls_of_different_prompts_do_not_share():
-    """A kept prompt serves texts that begin with it."""
+def test_calls_with_different_prompts_do_not_share():
+    """A kept prompt is for texts that begin with it."""
     lane = Lane(seconds=0.1)
     scheduler = Scheduler([lane], max_tokens=100, max_texts=10)
 
@@ -162,13 +166,13 @@ def test_calls_of_different_prompts_do_not_share():
     assert [len(batch) for batch in lane.batches] == [1, 1, 1]
 
 
-def test_a_small_call_is_in_the_very_next_batch():
-    """It waits for the batch under way only, however much a large call has left; what room it leaves is used."""
+def test_small_call_is_in_the_next_batch():
+    """It waits only for the batch under way, however much a large call has left, and the room it leaves is used."""
     lane = Lane(gate=threading.Semaphore(0))
     scheduler = Scheduler([lane], max_tokens=10, max_texts=10)
     large, small = call_of([(number, number + 1) for number in range(200)]), call_of([(5, 5, 5)])
     threads, outcomes = begin(scheduler, [large, small])
-    until(lambda: lane.batches and len(scheduler._calls) == 2)
+    until(lambda: lane.batches and scheduler.n_calls == 2)
     lane.gate.release(1000)
     end(threads)
 
@@ -179,12 +183,12 @@ def test_a_small_call_is_in_the_very_next_batch():
 
 
 @pytest.mark.parametrize(("max_tokens", "max_texts"), [(24, 100), (1000, 12)])
-def test_large_calls_share_the_room(max_tokens, max_texts):
-    """Tokens and places of each batch are divided evenly among those who wait, and no room is left over."""
+def test_large_calls_share_a_batch_evenly(max_tokens, max_texts):
+    """The tokens and texts of each batch are divided evenly among the calls that wait, and no room is left."""
     lane = Lane(gate=threading.Semaphore(0))
     scheduler = Scheduler([lane], max_tokens=max_tokens, max_texts=max_texts)
     threads, _ = begin(scheduler, [call_of([(call, number) for number in range(60)]) for call in range(3)])
-    until(lambda: lane.batches and len(scheduler._calls) == 3)
+    until(lambda: lane.batches and scheduler.n_calls == 3)
     lane.gate.release(1000)
     end(threads)
 
@@ -193,12 +197,12 @@ def test_large_calls_share_the_room(max_tokens, max_texts):
 
 
 def test_calls_that_cannot_share_take_turns():
-    """Each batch is for the call that has waited longest for one."""
+    """Each batch is for the call that has waited longest for one, and there is one batch at a time."""
     lane = Lane(gate=threading.Semaphore(0))
     scheduler = Scheduler([lane], max_tokens=4, max_texts=2)
     calls = [call_of([(call, number) for number in range(20)], prompt=[call, call]) for call in range(3)]
     threads, _ = begin(scheduler, calls)
-    until(lambda: lane.batches and len(scheduler._calls) == 3)
+    until(lambda: lane.batches and scheduler.n_calls == 3)
     lane.gate.release(1000)
     end(threads)
 
@@ -218,11 +222,11 @@ prompts = st.lists(st.integers(0, 1), max_size=6)
 @given(
     st.lists(texts_of_ids, min_size=1, max_size=4), prompts, st.integers(0, 6), st.integers(1, 20), st.integers(1, 8)
 )
-def test_no_batch_is_larger_than_a_lane_has_room_for(calls, prompt, kept_tokens, max_tokens, max_texts):
+def test_no_batch_exceeds_the_room_of_a_lane(calls, prompt, kept_tokens, max_tokens, max_texts):
     """A lane lays out each beginning once; with the kept prompt that is within the budget, or it is one long text."""
     lane = Lane(gate=threading.Semaphore(0))
     scheduler = Scheduler([lane], max_tokens=max_tokens, max_texts=max_texts)
-    # Some texts begin with the prompt, some with a part of it, some not at all.
+    # Some texts begin with the prompt, some do not.
     calls = [[(*prompt, *text) if sum(text) % 3 else text for text in texts] for texts in calls]
     calls = [list(dict.fromkeys(texts)) for texts in calls]
     threads, found = begin(scheduler, [call_of(texts, prompt, kept_tokens=kept_tokens) for texts in calls])
@@ -237,8 +241,8 @@ def test_no_batch_is_larger_than_a_lane_has_room_for(calls, prompt, kept_tokens,
         assert len(beginnings_of(batch)) <= max(max_tokens + n_kept, *map(len, batch))
 
 
-def test_one_texts_failure_is_not_anothers():
-    """A batch that fails is computed again, call by call; only the one at fault is told."""
+def test_failing_text_fails_its_call_only():
+    """A batch that fails is computed again, call by call; only the call at fault gets the error."""
 
     def fail(texts):
         if any(13 in text for text in texts):
@@ -255,8 +259,8 @@ def test_one_texts_failure_is_not_anothers():
 
 
 @pytest.mark.parametrize("interrupted", [0, 1, 2])
-def test_an_interrupt_ends_one_call_only(interrupted):
-    """Ctrl-C in the thread that computes for all: its own call ends, the others' texts are computed by others."""
+def test_interrupt_ends_one_call_only(interrupted):
+    """After Ctrl-C in the thread that computes for all, its own call ends and other threads compute the rest."""
     n_seen = 0
 
     def fail(texts):
@@ -266,7 +270,7 @@ def test_an_interrupt_ends_one_call_only(interrupted):
             raise KeyboardInterrupt
 
     scheduler = Scheduler([Lane(seconds=0.05, fail=fail)], max_tokens=4, max_texts=2)
-    calls = [[(number, place) for place in range(5)] for number in range(3)]
+    calls = [[(number, index) for index in range(5)] for number in range(3)]
 
     found = run_all(scheduler, [call_of(texts) for texts in calls])
 
@@ -276,8 +280,8 @@ def test_an_interrupt_ends_one_call_only(interrupted):
             np.testing.assert_array_equal(outcome, expected_of(texts))
 
 
-def test_a_cancelled_call_ends_soon():
-    """Waiting or under way: its thread gets CallCancelledError, what it had left is not computed, others go on."""
+def test_cancelled_call_ends_soon():
+    """Its thread gets CallCancelledError, the rest of its texts is not computed, and other calls go on."""
     lane = Lane(seconds=0.05)
     scheduler = Scheduler([lane], max_tokens=2, max_texts=1)
     first, second = call_of([(number, 1) for number in range(100)]), call_of([(1, 1), (2, 2)])
@@ -292,15 +296,15 @@ def test_a_cancelled_call_ends_soon():
     np.testing.assert_array_equal(outcomes[1], expected_of([(1, 1), (2, 2)]))
 
 
-def test_a_waiting_call_is_cancelled_at_once():
-    """Its thread does not wait for the batch of others that is under way."""
+def test_waiting_call_is_cancelled_at_once():
+    """Its thread does not wait for the batch of another call that is under way."""
     lane = Lane(gate=threading.Semaphore(0))
     scheduler = Scheduler([lane], max_tokens=2, max_texts=1)
     first, second = call_of([(1, 1)]), call_of([(2, 2)])
     threads, outcomes = begin(scheduler, [first, second])
-    until(lambda: lane.batches and len(scheduler._calls) == 2 and scheduler._sleeping)
+    until(lambda: lane.batches and scheduler.n_calls == 2 and scheduler.n_sleeping)
 
-    waiting = 0 if first in scheduler._sleeping else 1
+    waiting = 0 if first.has_work else 1
     scheduler.cancel([first, second][waiting])
     end(threads[waiting : waiting + 1])
 
@@ -311,8 +315,8 @@ def test_a_waiting_call_is_cancelled_at_once():
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_batch_under_way_stops_when_nobody_wants_it(alone):
-    """At the next native call; another call's texts in it are computed to the end."""
+def test_batch_stops_when_all_its_calls_are_cancelled(alone):
+    """It stops at the next native call; with another call's texts in it, it is computed to the end."""
 
     class Long(Lane):
         def vectors(self, texts, prompt, between):
@@ -329,7 +333,7 @@ def test_a_batch_under_way_stops_when_nobody_wants_it(alone):
     scheduler = Scheduler([lane], max_tokens=20, max_texts=10)
     calls = [call_of([(9,)]), call_of([(1,) * 5]), call_of([(2,) * 5] if not alone else [])]
     threads, outcomes = begin(scheduler, calls)
-    until(lambda: lane.batches and len(scheduler._calls) == 3 - alone)
+    until(lambda: lane.batches and scheduler.n_calls == 3 - alone)
     lane.gate.release()
     end(threads)
 
@@ -338,8 +342,8 @@ def test_a_batch_under_way_stops_when_nobody_wants_it(alone):
     np.testing.assert_array_equal(outcomes[2], expected_of([] if alone else [(2,) * 5]))
 
 
-def test_a_call_cancelled_before_it_runs():
-    """It computes nothing."""
+def test_call_cancelled_before_it_runs_computes_nothing():
+    """It raises at once."""
     lane = Lane()
     scheduler, call = Scheduler([lane], max_tokens=2, max_texts=1), call_of([(1,)])
     scheduler.cancel(call)
@@ -349,8 +353,8 @@ def test_a_call_cancelled_before_it_runs():
     assert lane.batches == []
 
 
-def test_a_call_cancelled_after_its_end_has_its_rows():
-    """The caller that it comes too late for is not disturbed."""
+def test_call_cancelled_after_its_end_has_its_rows():
+    """A cancellation that comes too late changes nothing."""
     scheduler, call = Scheduler([Lane()], max_tokens=2, max_texts=1), call_of([(1,)])
     scheduler.run(call)
     scheduler.cancel(call)
@@ -358,8 +362,8 @@ def test_a_call_cancelled_after_its_end_has_its_rows():
     np.testing.assert_array_equal(scheduler.run(call), expected_of([(1,)]))
 
 
-def test_a_closing_model_ends_every_call():
-    """What `check` raises reaches each caller, once each."""
+def test_closing_model_ends_every_call():
+    """Each caller gets the error that `check` raises."""
     ended = threading.Event()
 
     def check():
@@ -370,13 +374,13 @@ def test_a_closing_model_ends_every_call():
     scheduler = Scheduler([lane], max_tokens=2, max_texts=1, check=check)
     threading.Timer(0.1, ended.set).start()
 
-    found = run_all(scheduler, [call_of([(number, place) for place in range(50)]) for number in range(3)])
+    found = run_all(scheduler, [call_of([(number, index) for index in range(50)]) for number in range(3)])
 
     assert all(isinstance(outcome, NativeError) for outcome in found)
 
 
 def test_lanes_work_side_by_side():
-    """One call with several batches uses all lanes, and no thread stays behind."""
+    """One call with several batches uses all lanes, and its helper threads end."""
     lanes = [Lane(seconds=0.05) for _ in range(3)]
 
     Scheduler(lanes, max_tokens=2, max_texts=1).run(call_of([(number, 0) for number in range(30)]))
@@ -388,18 +392,18 @@ def test_lanes_work_side_by_side():
             assert not thread.is_alive()
 
 
-def test_all_tokens_are_told():
-    """Progress adds up to the tokens of the texts, shared or not."""
-    told = []
+def test_progress_adds_up_to_all_tokens():
+    """The reported tokens are those of the texts, shared or not."""
+    reported = []
     texts = [(1, 2, 3), (1, 2, 4), (5,)]
 
-    Scheduler([Lane()], max_tokens=4, max_texts=2).run(call_of(texts, on_tokens=told.append))
+    Scheduler([Lane()], max_tokens=4, max_texts=2).run(call_of(texts, on_tokens=reported.append))
 
-    assert sum(told) == 7
+    assert sum(reported) == 7
 
 
-def test_what_on_tokens_raises_is_its_own_calls():
-    """A broken progress bar ends the call that it is for, not the one whose thread computes."""
+def test_error_of_on_tokens_ends_its_own_call():
+    """A broken progress bar ends the call that it belongs to, not the one whose thread computes."""
 
     def broken(n_tokens):
         raise BrokenPipeError
@@ -408,7 +412,7 @@ def test_what_on_tokens_raises_is_its_own_calls():
     scheduler = Scheduler([lane], max_tokens=100, max_texts=10)
     calls = [call_of([(9,)]), call_of([(1,)]), call_of([(2,)], on_tokens=broken), call_of([(3,)])]
     threads, found = begin(scheduler, calls)
-    until(lambda: lane.batches and len(scheduler._calls) == 4)
+    until(lambda: lane.batches and scheduler.n_calls == 4)
     lane.gate.release(1000)
     end(threads)
 
@@ -419,8 +423,8 @@ def test_what_on_tokens_raises_is_its_own_calls():
     assert_idle(scheduler)
 
 
-def test_a_system_without_threads_left_is_slow_only(monkeypatch):
-    """The caller's own thread computes all when no other can be started."""
+def test_system_without_threads_is_only_slower(monkeypatch):
+    """The caller's thread computes all batches when no other can be started."""
 
     def start(thread):
         raise RuntimeError("can't start new thread")
@@ -434,8 +438,8 @@ def test_a_system_without_threads_left_is_slow_only(monkeypatch):
 
 
 @pytest.mark.parametrize("n_lanes", [1, 3])
-def test_an_ended_call_is_not_kept(n_lanes):
-    """However it ended, nothing holds its texts and rows, though lanes keep what they were last given."""
+def test_ended_call_frees_its_memory(n_lanes):
+    """Nothing holds its texts and rows, however it ended, though lanes keep their last arguments."""
 
     def fail(texts):
         if (13,) in map(tuple, texts):
@@ -457,7 +461,7 @@ def test_an_ended_call_is_not_kept(n_lanes):
 
 
 class Story:
-    """What happens to some calls at which of their scheduler's batches: a plan that a test can repeat."""
+    """A repeatable sequence of events: what happens to some calls at which batch of their scheduler."""
 
     def __init__(self, calls, n_lanes, max_tokens, max_texts, events):
         self.n_batches, self.n_failed, self.n_interrupted, self.events = 0, 0, 0, dict(events)
@@ -483,7 +487,7 @@ class Story:
             self.scheduler.cancel(self.calls[event % len(self.calls)])
 
     def check(self):
-        """Every call ended, with its own rows or for a reason of its own, and nothing of it is left."""
+        """Run the calls; assert that each ended with its own rows or its own error, and that no call is left."""
         cancelled = {event % len(self.calls) for event in self.events.values() if isinstance(event, int)}
         found = run_all(self.scheduler, self.calls)
         for number, (texts, outcome) in enumerate(zip(self.texts, found, strict=True)):
@@ -512,8 +516,8 @@ events = st.dictionaries(
     st.integers(1, 6),
     events,
 )
-def test_no_call_is_lost_whatever_happens(calls, n_lanes, max_tokens, max_texts, events):
-    """Cancelled, failing and interrupted at any batch, in any company: a call ends with its rows, or for its reason."""
+def test_no_call_is_lost(calls, n_lanes, max_tokens, max_texts, events):
+    """With cancellations, failures and interrupts at any batch, a call ends with its rows or with its own error."""
     Story(calls, n_lanes, max_tokens, max_texts, events).check()
 
 
@@ -548,15 +552,14 @@ while time.monotonic() < ending:
         armed = False
         n_interrupts += 1
     signal.setitimer(signal.ITIMER_REAL, 0)
-    until(lambda: not any(scheduler._holders.values()))
-    assert not (scheduler._calls or scheduler._sleeping or scheduler._under_way or scheduler._lock.locked())
+    until(lambda: scheduler.is_idle)
 print(n_interrupts)
 """
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer that interrupts")
-def test_an_interrupt_anywhere_loses_no_lane():
-    """Ctrl-C, some hundred times, between any two steps of the scheduler's own: the next call is computed as ever."""
+def test_interrupt_at_any_step_loses_no_lane():
+    """After Ctrl-C between any two steps of the scheduler, some hundred times, the next call is computed."""
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED],
         cwd=Path(__file__).parent.parent,
@@ -568,8 +571,8 @@ def test_an_interrupt_anywhere_loses_no_lane():
     assert int(done.stdout) > 100
 
 
-def test_many_threads_for_a_while():
-    """A soak: random calls, cancellations and failures from eight threads, and nobody waits for ever."""
+def test_random_calls_of_many_threads_all_end():
+    """Eight threads make random calls, with cancellations and failures, and none waits forever."""
 
     def fail(texts):
         if rng.random() < 0.02:
@@ -600,3 +603,17 @@ def test_many_threads_for_a_while():
         thread.join(60)
         assert not thread.is_alive()
     assert min(n_right) > 50
+
+
+@settings(max_examples=60)
+@given(st.lists(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), max_size=12), max_size=4))
+def test_sorted_batches_are_in_the_order_of_their_ids(calls):
+    """A lane that shares beginnings gets sorted texts, and each call the rows of its texts, equal ones included."""
+    lane = Lane()
+    scheduler = Scheduler([lane], max_tokens=12, max_texts=5, sort_batches=True)
+
+    found = run_all(scheduler, [call_of(texts) for texts in calls])
+
+    assert all(batch == sorted(batch) for batch in lane.batches)
+    for texts, rows in zip(calls, found, strict=True):
+        np.testing.assert_array_equal(rows, expected_of(texts))

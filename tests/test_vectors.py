@@ -1,3 +1,5 @@
+"""What is done with vectors after the model: unit length, cosine, small precisions."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,8 +14,8 @@ matrices = np_st.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 
 
 
 @given(matrices)
-def test_normalize_gives_length_one_or_leaves_zeros(rows):
-    """Every row has length 1, a row of zeros stays zeros, float32 stays float32; a slow twin agrees."""
+def test_normalize_gives_unit_length_or_leaves_zeros(rows):
+    """Every row has length 1, a row of zeros stays zeros; a loop over the numbers agrees."""
     unit = normalize(rows)
 
     assert unit.dtype == np.float32
@@ -26,20 +28,20 @@ def test_normalize_gives_length_one_or_leaves_zeros(rows):
 
 
 @pytest.mark.parametrize("dims", [31, 1025, 0, -1, True, 64.0, "64"])
-def test_dims_outside_the_range_are_refused_naming_it(dims):
-    """A wrong dim is refused with both ends of the range."""
+def test_dims_outside_the_range_are_refused(dims):
+    """The message names both ends of the range."""
     with pytest.raises(DimensionError, match="32 to 1024"):
         check_dims(dims, 32, 1024)
 
 
 @pytest.mark.parametrize("dims", [32, 33, 1024, np.int64(64)])
 def test_dims_inside_the_range_pass(dims):
-    """Both ends belong to the range."""
+    """Both ends are inside."""
     check_dims(dims, 32, 1024)
 
 
 @given(matrices)
-def test_similarity_equals_the_slow_twin(rows):
+def test_similarity_equals_a_loop(rows):
     """Cosines equal those of a float64 loop; 0 for a row of zeros."""
     found = similarity(rows, rows[::-1])
 
@@ -51,7 +53,7 @@ def test_similarity_equals_the_slow_twin(rows):
     assert found.dtype == np.float32
 
 
-def test_similarity_of_other_dims_is_refused():
+def test_similarity_of_different_dims_is_refused():
     """Vectors cut to different dims are not compared."""
     with pytest.raises(DimensionError, match="3 and 2"):
         similarity([1, 2, 3], [1, 2])
@@ -85,8 +87,8 @@ def test_binary_forms_follow_sentence_transformers():
     assert to_precision(vectors, "binary").dtype == np.int8
 
 
-def test_an_unknown_precision_is_refused():
-    """The message lists what there is."""
+def test_unknown_precision_is_refused():
+    """The message lists the valid ones."""
     with pytest.raises(OptionError, match="float32, int8, binary, ubinary"):
         to_precision(np.zeros((1, 8), np.float32), "fp4")
 

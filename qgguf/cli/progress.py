@@ -1,4 +1,4 @@
-"""Progress bars: on stderr, only on a terminal, only when the work is long."""
+"""Progress bars of commands: on stderr, only on a terminal, and only for long work."""
 
 import sys
 import time
@@ -6,24 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Work that ends sooner shows no bar.
-PATIENCE_SECONDS = 1.0
-
 
 @contextmanager
 def bar(what: str, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
-    """A function that takes bytes done and bytes in all (0: unknown), and draws them behind the words `what`.
+    """Show a progress bar on stderr while the block runs, if that takes longer than SECONDS_BEFORE_SHOWN.
 
-    unit  what is counted, if not bytes
+    what    text before the bar
+    unit    unit of the amounts; "B" for bytes
+    yields  a function of (amount done, total; 0 if unknown)
     """
+    # Imported here, because it brings tqdm.
+    from qgguf.inference.token_bar import SECONDS_BEFORE_SHOWN
+
     started = time.monotonic()
     line: Any = None
 
     def show(done: int, total: int) -> None:
         nonlocal line
         finished = bool(total) and done >= total
-        # tqdm has a delay of its own, but draws before it when a log line is written past the bar.
-        if line is None and not finished and time.monotonic() - started > PATIENCE_SECONDS:
+        # tqdm's own delay is not used, because a log line written past the bar would show it earlier.
+        if line is None and not finished and time.monotonic() - started > SECONDS_BEFORE_SHOWN:
             line = _draw(what, unit)
         if line is not None:
             line.total = total or None

@@ -9,13 +9,13 @@ from qgguf.errors import TextError
 
 WINDOW_TEXTS = 4096
 WINDOW_CHARACTERS = 4_000_000
-"""Texts that are tokenised and planned at once: enough to share beginnings, little beside a model in memory."""
+"""Limits of a window. That many texts are enough to find shared beginnings, and small beside a model in memory."""
 
 
 def as_list(texts: str | Iterable[str]) -> list[str]:
-    """The texts as a list, each of them a str that has a UTF-8 form.
+    """Return the texts as a list, each of them a str that has a UTF-8 form.
 
-    raises  TextError naming the place
+    raises  TextError naming the index of the text
 
     >>> as_list("é")
     ['é']
@@ -38,25 +38,25 @@ def _check_surrogates(index: int, text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise TextError(
-            f"Text {index} holds the lone surrogate U+{ord(text[error.start]):04X}, which is no character. "
+            f"Text {index} holds the lone surrogate U+{ord(text[error.start]):04X}, which is not a character. "
             "Replace it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
         ) from None
 
 
 def distinct(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
-    """Each text once, and for every place which one stands there.
+    """Return each text once, and for every given text its index among those: (n_texts,).
 
-    >>> texts, places = distinct(["a", "b", "a"])
-    >>> texts, places.tolist()
+    >>> texts, indices = distinct(["a", "b", "a"])
+    >>> texts, indices.tolist()
     (['a', 'b'], [0, 1, 0])
     """
     index_of: dict[str, int] = {}
-    places = np.fromiter((index_of.setdefault(text, len(index_of)) for text in texts), np.intp, len(texts))
-    return list(index_of), places
+    indices = np.fromiter((index_of.setdefault(text, len(index_of)) for text in texts), np.intp, len(texts))
+    return list(index_of), indices
 
 
 def windows(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Neighbouring slices (start, stop) that cover the texts, each of a text or more within the two limits above.
+    """Yield consecutive windows (start, stop) that cover the texts: one text or more, within the two limits above.
 
     >>> list(windows(["a", "b"]))
     [(0, 2)]

@@ -1,101 +1,132 @@
-"""Any number of texts through an engine, window after window, so that memory does not grow with their number."""
+"""Pipeline: texts through an engine, window after window, so that memory does not grow with their number."""
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from qgguf.batching import Ids, distinct_texts
+from qgguf.batching import Ids
 from qgguf.errors import TextError
-from qgguf.inference.aio import Cancellation
+from qgguf.inference.call import Cancellation
 from qgguf.inference.engine import Engine
 from qgguf.inference.inputs import windows
+from qgguf.inference.token_bar import TokenBar
+
+_BYTES_PER_CHARACTER = 12
+"""Most UTF-8 bytes that a character has after NFC: U+1D160 becomes three characters of four bytes each."""
+_SPECIAL_TOKENS = 8
+"""More than any model puts around a text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What is to be computed.
+class EncodeTask:
+    """The work of one `encode`.
 
-    texts         all different
-    places        for each text of the caller, which of them it is
-    before        prompt
-    max_tokens    longer texts are cut to it, the end token kept
-    finish        (n, native dims) float32 to the vectors that are wanted, a row each
-    cancellation  stops it
+    texts         distinct
+    indices       (n_caller_texts,), for each text of the caller its index in `texts`
+    prompt_text   text put before each text
+    max_tokens    longer texts are cut to it; the end token is kept
+    finish        makes (n, native dims) float32 into the vectors that are returned, a row each
+    cancellation  stops the work
     """
 
     texts: list[str]
-    places: NDArray[np.intp]
-    before: str
+    indices: NDArray[np.intp]
+    prompt_text: str
     max_tokens: int
     finish: Callable[[NDArray[np.float32]], NDArray[Any]]
     cancellation: Cancellation
 
 
-def tokenize(engine: Engine, texts: Sequence[str], before: str) -> Iterator[Ids]:
-    """Ids of each text with its prompt and frame, one at a time."""
+def tokenize(engine: Engine, texts: Sequence[str], prompt_text: str) -> Iterator[Ids]:
+    """Yield the ids of each text with its prompt and special tokens."""
     for text in texts:
         engine.check()
-        yield engine.tokenizer.ids(before + text)
+        yield engine.tokenizer.ids(prompt_text + text)
 
 
-def compute(engine: Engine, job: Job, bar: "TokenBar") -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Finished vectors, and the tokens of each text before any cut.
+def ids_of_long_texts(engine: Engine, task: EncodeTask) -> dict[int, Ids]:
+    """Return index -> ids of all texts that may be longer than the limit; all others are not.
 
-    While one window is computed, the next is tokenised in a thread of its own: llama.cpp lets go of Python's lock.
-
-    raises  TextError naming the caller's place of a text whose vector is not finite
+    A token stands for one byte at least, so most texts are known to be short without tokenising.
     """
-    spans = list(windows(job.texts))
-    prompt = engine.tokenizer.prompt_ids(job.before)
-    n_tokens = np.zeros(len(job.texts), np.int64)
-    vectors = job.finish(np.empty((0, engine.dims), np.float32))
+    maybe_long = [
+        index for index, text in enumerate(task.texts) if _most_tokens(task.prompt_text + text) > task.max_tokens
+    ]
+    tokenized = {}
+    for index in maybe_long:
+        task.cancellation.check()
+        (tokenized[index],) = tokenize(engine, [task.texts[index]], task.prompt_text)
+    return tokenized
+
+
+def _most_tokens(text: str) -> int:
+    return len(text) * (1 if text.isascii() else _BYTES_PER_CHARACTER) + _SPECIAL_TOKENS
+
+
+def compute(
+    engine: Engine, task: EncodeTask, bar: TokenBar, tokenized: Mapping[int, Ids]
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the finished vectors of the task's texts, and the tokens of each text before any cut.
+
+    While one window is computed, the next is tokenised in another thread: llama.cpp releases the GIL.
+
+    tokenized  index -> ids of texts that are tokenised already
+    returns    (n_texts, dims) of what `finish` makes, (n_texts,) int64
+    raises     TextError naming the caller's index of a text whose vector is not finite
+    """
+    spans = list(windows(task.texts))
+    prompt = engine.tokenizer.prompt_ids(task.prompt_text)
+    n_tokens = np.zeros(len(task.texts), np.int64)
+    vectors = task.finish(np.empty((0, engine.dims), np.float32))
     if len(spans) > 1:
-        vectors = np.empty((len(job.texts), vectors.shape[1]), vectors.dtype)
+        vectors = np.empty((len(task.texts), vectors.shape[1]), vectors.dtype)
 
-    def tokenize_span(start: int, stop: int) -> Iterator[Ids]:
-        for ids in tokenize(engine, job.texts[start:stop], job.before):
-            job.cancellation.check()
-            yield ids
+    def tokenize_window(start: int, stop: int) -> Iterator[Ids]:
+        for index in range(start, stop):
+            task.cancellation.check()
+            ready = tokenized.get(index)
+            yield ready if ready is not None else next(tokenize(engine, [task.texts[index]], task.prompt_text))
 
-    with _Ahead(tokenize_span, spans) as tokenized:
-        for (start, stop), ids in tokenized:
+    with Prefetcher(tokenize_window, spans) as ids_of_windows:
+        for (start, stop), ids in ids_of_windows:
             n_tokens[start:stop] = np.fromiter(map(len, ids), np.int64, len(ids))
-            # Different texts may have equal ids: é written in two ways, long texts that begin alike.
-            cut = [engine.tokenizer.truncate(one, job.max_tokens) for one in ids]
-            different, rows = distinct_texts(cut)
-            bar.expect(sum(map(len, job.texts[start:stop])), sum(map(len, different)))
-            call = engine.call(different, prompt, bar.tokens)
-            with job.cancellation.watching(engine, call):
-                raw = engine.run(call)[rows]
-            _check_finite(raw, job, start)
+            cut = [engine.tokenizer.truncate(one, task.max_tokens) for one in ids]
+            call = engine.call(cut, prompt, bar.add_tokens)
+            bar.expect(sum(map(len, task.texts[start:stop])), call.n_tokens)
+            with task.cancellation.watching(partial(engine.cancel, call)):
+                raw = engine.run(call)
+            _check_finite(raw, task, start)
             if len(spans) == 1:
-                return job.finish(raw), n_tokens
-            vectors[start:stop] = job.finish(raw)
+                return task.finish(raw), n_tokens
+            vectors[start:stop] = task.finish(raw)
     return vectors, n_tokens
 
 
-def _check_finite(raw: NDArray[np.float32], job: Job, start: int) -> None:
+def _check_finite(raw: NDArray[np.float32], task: EncodeTask, start: int) -> None:
     bad = np.flatnonzero(~np.isfinite(raw).all(axis=1))
     if len(bad):
         index = start + int(bad[0])
-        place = int(np.flatnonzero(job.places == index)[0])
+        callers_index = int(np.flatnonzero(task.indices == index)[0])
         raise TextError(
-            f"Text {place} ({job.texts[index][:40]!r}) gives a vector that is not finite, and {len(bad) - 1} others do "
-            "too: the model's numbers overflow. Use a BF16, F32 or quantised file of it instead of F16."
+            f"Text {callers_index} ({task.texts[index][:40]!r}) gives a vector that is not finite, and {len(bad) - 1} "
+            "others do too: the model's numbers overflow. Use a BF16, F32 or quantised file of it instead of F16."
         )
 
 
-class _Ahead:
-    """Collects what a function yields of each span, in order, one span ahead of whoever iterates."""
+class Prefetcher:
+    """Collects what a function yields for each span, in order, one span ahead of its consumer.
 
-    def __init__(self, work: Callable[[int, int], Iterator[Ids]], spans: Sequence[tuple[int, int]]) -> None:
-        self._work, self._spans = work, spans
+    produce  called with (start, stop) of each span, in a thread when there are several
+    spans    as `inputs.windows` yields them
+    """
+
+    def __init__(self, produce: Callable[[int, int], Iterator[Ids]], spans: Sequence[tuple[int, int]]) -> None:
+        self._produce, self._spans = produce, spans
         self._ended = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="qgguf-tokenize") if len(spans) > 1 else None
 
@@ -121,37 +152,8 @@ class _Ahead:
 
     def _collect(self, span: tuple[int, int]) -> list[Ids]:
         collected = []
-        for ids in self._work(*span):
+        for ids in self._produce(*span):
             if self._ended:
-                break  # nobody waits for the rest
+                break  # the consumer has left
             collected.append(ids)
         return collected
-
-
-class TokenBar:
-    """A progress bar in tokens, on stderr; its total is estimated from the characters until all are tokenised."""
-
-    def __init__(self, shown: bool, n_characters: int) -> None:
-        self._lock = threading.Lock()
-        self._characters_left, self._tokens_seen, self._characters_seen = n_characters, 0, 0
-        self._bar = tqdm(total=None, unit="tok", unit_scale=True, delay=2, disable=not shown)
-
-    def __enter__(self) -> "TokenBar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def expect(self, n_characters: int, n_tokens: int) -> None:
-        """So many tokens come of so many characters."""
-        with self._lock:
-            self._characters_left -= n_characters
-            self._characters_seen += n_characters
-            self._tokens_seen += n_tokens
-            share = self._tokens_seen / max(1, self._characters_seen)
-            self._bar.total = self._tokens_seen + round(self._characters_left * share)
-
-    def tokens(self, n_tokens: int) -> None:
-        """So many more are done; from any thread."""
-        with self._lock:
-            self._bar.update(n_tokens)

@@ -48,7 +48,7 @@ class Placement:
     why: str
 
 
-def place(sizes: ModelSizes, device: str, request: PlanRequest, resources: Resources) -> Placement:
+def choose_placement(sizes: ModelSizes, device: str, request: PlanRequest, resources: Resources) -> Placement:
     """Choose the device and settings for a model, and log them in one line.
 
     device   "auto", "cpu", "gpu" or "cuda"
@@ -65,10 +65,10 @@ def place(sizes: ModelSizes, device: str, request: PlanRequest, resources: Resou
                 raise BudgetError(f"{chosen}: {error}") from None
             log.warning("Not on %s: %s", chosen, error)
             why = "the GPU has too little room"
-    return place_on_cpu(sizes, request, resources, why)
+    return choose_cpu_placement(sizes, request, resources, why)
 
 
-def place_on_cpu(sizes: ModelSizes, request: PlanRequest, resources: Resources, why: str) -> Placement:
+def choose_cpu_placement(sizes: ModelSizes, request: PlanRequest, resources: Resources, why: str) -> Placement:
     """Choose the settings for the CPU alone, and log them with the reason."""
     cpu, _ = choose_device("cpu", resources.devices, resources.backends)
     return _logged(Placement(cpu, _fit(sizes, request, resources, None), why))
@@ -80,7 +80,7 @@ def next_smaller(sizes: ModelSizes, request: PlanRequest, resources: Resources, 
     return None if smaller is None else replace(here, plan=smaller)
 
 
-def needed(placement: Placement) -> int:
+def needed_bytes(placement: Placement) -> int:
     """Return the bytes that the plan needs of the GPU's memory, or of the host's where it runs on the CPU."""
     plan = placement.plan
     return plan.vram_bytes if placement.device.is_gpu else plan.required_ram_bytes

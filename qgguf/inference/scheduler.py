@@ -1,213 +1,140 @@
-"""Scheduler: the texts of many calls in shared batches, computed in the threads of those who call.
+"""Scheduler: puts the texts of many calls into shared batches, and has them computed in the threads of the callers.
 
-No thread owns the model. A caller that finds a lane free computes, for itself and for all that wait. A single caller
-runs in its own thread; the overhead is two lock acquisitions.
+No thread owns the model. A caller that finds a lane free computes in it, for itself and for all that wait. A single
+caller runs in its own thread; the overhead is two lock acquisitions.
 """
 
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Protocol
 
-import numpy as np
-
-from qgguf.batching import Ids, common_length, distinct_texts, order_texts, take_batch
+from qgguf.batching import Ids
 from qgguf.errors import NativeError
+from qgguf.inference.call import Call, CallCancelledError, CallSlice
 from qgguf.vectors import Vectors
 
 Between = Callable[[int, int], None]
-"""Called between two native calls with the tokens done and those in all; raises to stop."""
+"""Called between two native calls with the tokens computed and the batch's total; raises to stop."""
 
 
 class Lane(Protocol):
-    """A place to compute, used by one thread at a time."""
+    """Computes batches, in one thread at a time."""
 
     def vectors(self, texts: Sequence[Ids], prompt: Ids, between: Between) -> Vectors:
-        """(n_texts, dims) float32, one row for each text; the texts are all different."""
+        """Return (n_texts, dims) float32, one row for each text. The texts are distinct."""
 
 
-class CallCancelledError(Exception):
-    """The call was given up by the one who made it."""
+class Scheduler:
+    """Gives batches to lanes, and rows to the calls.
 
+    lanes         lanes over one model
+    max_tokens    tokens in a batch; a longer text is a batch by itself
+    max_texts     texts in a batch
+    sort_batches  give a lane the texts of a batch in the order of their ids, so that shared beginnings are neighbours
+    check         raises when the model is to be closed; called between native calls
 
-class Call:
-    """The texts of one call, and what has become of them.
+    Each batch begins with the call that has waited longest for one, and its room is divided evenly among the calls that
+    wait, so that a query never waits for more than the batch under way and the next.
 
-    texts         ids, all different
-    prompt        ids that texts may begin with; calls of one prompt share batches
-    dims          length of a vector
-    least_shared  tokens that texts must begin with alike to be put into one batch for it
-    kept_tokens   the prompt's first tokens that stay in the KV cache, and so cost nothing
-    on_tokens     told how many tokens of the texts have been computed more; what it raises ends the call
+    The states of a caller's thread::
+
+        run -> _serve --> sleeping ----------- its call has ended ----------> rows or error
+                  |          |  ^                                                 ^
+                  |     _settle |  no lane free, or no text waits                 |
+                  |          v  |                                                 |
+                  +------> holds a lane: _step (one batch for all that wait) -----+
+                                |
+                                +-- any exception: _leave gives back its lane and its texts
+
+    A helper thread is started for a lane that no caller uses while texts wait; it holds the lane until none do.
+
+    The states of a call are drawn in `Call`. In here a call is in `_calls` until it has ended, its caller is in
+    `_sleeping` while it waits, and `_under_way` has the slices that are being computed in each lane.
+
+    Ctrl-C may come between any two steps of a thread that computes for others too. So each fact is stored once and
+    changes in one step: who holds a lane, what is under way in it, which texts are done. `_leave` repeats what an
+    interrupt left half done; repeating a finished step changes nothing.
     """
 
     def __init__(
         self,
-        texts: Sequence[Ids],
-        prompt: Ids,
-        dims: int,
+        lanes: Sequence[Lane],
         *,
-        least_shared: int,
-        kept_tokens: int = 0,
-        on_tokens: Callable[[int], None] | None = None,
-    ) -> None:
-        self.texts, self.prompt, self.kept = texts, prompt, prompt[:kept_tokens]
-        self.rows = np.empty((len(texts), dims), np.float32)
-        self.order, self.costs = order_texts(texts, least_shared=least_shared)
-        self.lengths = [len(texts[index]) for index in self.order]
-        self.on_tokens = on_tokens
-        self.error: BaseException | None = None
-        self.alone = False
-        self.turn = 0
-        self.wake: SimpleQueue[None] = SimpleQueue()
-        self._next = 0
-        self._again: list[tuple[int, int]] = []
-        self._done: dict[int, int] = {}
-        self._missing = len(texts)
-
-    @property
-    def ended(self) -> bool:
-        """All rows are there, or none will come."""
-        return self._missing == 0 or self.error is not None
-
-    @property
-    def has_work(self) -> bool:
-        """Some texts are not yet in anybody's hands."""
-        return self.error is None and (self._next < len(self.order) or bool(self._again))
-
-    def take(self, pieces: "list[_Piece]", max_tokens: int, max_texts: int) -> "_Piece | None":
-        """Add the next texts that fit to a batch's pieces; the first of a batch always fit, however long."""
-        first = not pieces
-        if self._again:
-            start, stop = self._again[-1]
-            if not first and (stop - start > max_texts or sum(self.lengths[start:stop]) > max_tokens):
-                return None
-            piece = _Piece(self, start, stop)
-            pieces.append(piece)
-            self._again.pop()
-            return piece
-        start = self._next
-        if start == len(self.order):
-            return None
-        kept = common_length(self.kept, self.texts[self.order[start]])
-        if not first and self.lengths[start] - kept > max_tokens:
-            return None
-        budget = max(max_tokens + kept, self.lengths[start])
-        stop = take_batch(self.lengths, self.costs, start, max_tokens=budget, max_texts=max_texts)
-        piece = _Piece(self, start, stop, kept)
-        pieces.append(piece)
-        self._next = stop
-        return piece
-
-    def give_back(self, piece: "_Piece") -> None:
-        """Texts whose batch came to nothing, to be taken again; nothing where they are back already."""
-        place = piece.start, piece.stop
-        if not self.ended and piece.start < self._next and piece.start not in self._done and place not in self._again:
-            self._again.append(place)
-
-    def put(self, piece: "_Piece", rows: Vectors) -> None:
-        """The rows of a piece; nothing where they are there already."""
-        if piece.start not in self._done:
-            self.rows[piece.places] = rows
-            self._done[piece.start] = piece.stop - piece.start
-        self._missing = len(self.texts) - sum(self._done.values())
-
-    def fail(self, error: BaseException) -> None:
-        if not self.ended:
-            self.error = error
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Neighbours in a call's order that are computed together."""
-
-    call: Call
-    start: int
-    stop: int
-    n_kept: int = 0
-
-    @property
-    def places(self) -> list[int]:
-        return self.call.order[self.start : self.stop]
-
-    @property
-    def texts(self) -> list[Ids]:
-        return [self.call.texts[index] for index in self.places]
-
-    @property
-    def n_tokens(self) -> int:
-        return sum(self.call.lengths[self.start : self.stop])
-
-    @property
-    def cost(self) -> int:
-        """Tokens to compute, those in the KV cache left out."""
-        return self.call.lengths[self.start] - self.n_kept + sum(self.call.costs[self.start + 1 : self.stop])
-
-
-class Scheduler:
-    """Gives the lanes work: batches of whoever waits, in the order they came.
-
-    lanes       places to compute, all over one model
-    max_tokens  tokens in a batch; a longer text is a batch of its own
-    max_texts   texts in a batch
-    check       raises when the model is to be closed; asked between native calls
-
-    Each batch begins with the call that has waited longest for one, and the room is shared out evenly among those who
-    wait, so that a query never waits for more than the batch under way and the next.
-
-    Ctrl-C may come between any two steps of a thread that computes for others too. So each fact stands in one place and
-    changes in one step: who holds a lane, what is under way in it, which texts are done. `_leave` does again what an
-    interrupt left half done, and what was done already stays as it is.
-    """
-
-    def __init__(
-        self, lanes: Sequence[Lane], *, max_tokens: int, max_texts: int, check: Callable[[], None] = lambda: None
+        max_tokens: int,
+        max_texts: int,
+        sort_batches: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._max_tokens, self._max_texts, self._check = max_tokens, max_texts, check
+        self._sort_batches = sort_batches
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._turns = itertools.count()
-        # Calls that have not ended, those whose callers sleep, threads that help; each in the order they came.
+        # Calls that have not ended, those whose callers sleep, and helper threads; each in the order they came.
         self._calls: dict[Call, None] = {}
         self._sleeping: dict[Call, None] = {}
         self._helpers: dict[threading.Thread, None] = {}
-        # Who computes in a lane: a call's own thread, a helper, or nobody.
+        # Who computes in a lane: a call's own thread, a helper, or None.
         self._holders: dict[Lane, Call | threading.Thread | None] = dict.fromkeys(lanes)
-        self._under_way: dict[Lane, list[_Piece]] = {}
+        self._under_way: dict[Lane, list[CallSlice]] = {}
+        self._n_batches = 0
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches computed so far."""
+        return self._n_batches
+
+    @property
+    def n_calls(self) -> int:
+        """Number of calls that have come and not ended."""
+        return len(self._calls)
+
+    @property
+    def n_sleeping(self) -> int:
+        """Number of calls whose threads wait for others to compute."""
+        return len(self._sleeping)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is known, and no thread computes or is about to."""
+        with self._lock:
+            return not (self._calls or self._sleeping or self._helpers or self._under_way) and not any(
+                self._holders.values()
+            )
 
     def run(self, call: Call) -> Vectors:
-        """Have a call computed, and help with that: (n_texts, dims) float32, in the order of its texts.
+        """Compute a call, together with the calls of other threads.
 
-        raises  what the computation raised; CallCancelledError after `cancel`
+        returns  (n_texts, dims) float32, in the order of its texts
+        raises   what the computation raised; CallCancelledError after `cancel`
         """
         if not call.ended:
             try:
-                # A function of its own: an interrupt as a loop jumps back is past `except` in Python 3.13.
+                # A function by itself: an interrupt as a loop jumps back is past `except` in Python 3.13.
                 self._serve(call)
             except BaseException as error:
                 self._leave(call, error)
                 raise
         if call.error is not None:
-            raise _own(call.error)
-        return call.rows
+            raise _copied(call.error)
+        return call.vectors()
 
     def cancel(self, call: Call) -> None:
-        """Give a call up: what is not computed yet will not be."""
+        """End a call that another thread runs: what is not computed yet will not be."""
         with self._lock:
             call.fail(CallCancelledError())
             self._settle()
 
     def wait(self) -> None:
-        """Wait until nothing computes any more. No call may come meanwhile."""
+        """Wait until nothing is computed any more. No call may come meanwhile."""
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way)
 
-    # Who computes. The lock is held where a docstring does not say otherwise.
+    # Who computes. The lock is held where a docstring does not state otherwise.
 
     def _serve(self, call: Call) -> None:
-        """Compute whatever there is until the call has ended. Takes the lock."""
+        """Compute batches until the call has ended. Takes the lock."""
         with self._lock:
             call.turn = next(self._turns)
             self._calls[call] = None
@@ -233,7 +160,7 @@ class Scheduler:
         return next((lane for lane, other in self._holders.items() if other is holder), None)
 
     def _claim(self, holder: Call | threading.Thread) -> Lane | None:
-        """A free lane for this holder, where there is one and something to compute."""
+        """Give this holder a free lane, when there is one and a text waits."""
         lane = self._lane_of(None) if self._has_work() else None
         if lane is not None:
             self._holders[lane] = holder
@@ -243,7 +170,7 @@ class Scheduler:
         return any(call.has_work for call in self._calls)
 
     def _settle(self) -> None:
-        """Ended calls go, free lanes come to those who sleep, as long as there is work; and whom it concerns wakes."""
+        """Forget ended calls, give free lanes to sleeping callers while texts wait, and wake those concerned."""
         for call in [call for call in self._calls if call.ended]:
             del self._calls[call]
         for call in self._sleeping:
@@ -251,21 +178,21 @@ class Scheduler:
                 call.wake.put(None)
 
     def _release(self, lane: Lane) -> None:
-        """Takes the lock."""
+        """Free a lane. Takes the lock."""
         with self._lock:
             self._free(lane)
             self._settle()
 
     def _free(self, lane: Lane) -> None:
-        """Nobody computes in the lane; what is under way in it will be taken again."""
-        for piece in self._under_way.get(lane, ()):
-            piece.call.give_back(piece)
+        """Take the lane from its holder; the texts under way in it wait again."""
+        for taken in self._under_way.get(lane, ()):
+            taken.call.give_back(taken)
         self._under_way.pop(lane, None)
         self._holders[lane] = None
         self._changed.notify_all()
 
     def _leave(self, call: Call, error: BaseException) -> None:
-        """The caller goes, interrupted wherever it was: others' texts must not be lost for it. Takes the lock."""
+        """End a call whose thread was interrupted anywhere; no text of another call may be lost. Takes the lock."""
         with self._lock:
             call.fail(error)
             self._sleeping.pop(call, None)
@@ -273,23 +200,23 @@ class Scheduler:
                 self._free(lane)
             self._settle()
 
-    def _get_help(self) -> None:
-        """Threads for lanes that no caller is there to use, as long as there is work."""
-        coming = sum(helper.is_alive() and self._lane_of(helper) is None for helper in self._helpers)
+    def _start_helpers(self) -> None:
+        """Start a thread for each lane that no caller is there to use, while texts wait."""
+        n_coming = sum(helper.is_alive() and self._lane_of(helper) is None for helper in self._helpers)
         n_free = sum(holder is None for holder in self._holders.values())
-        for _ in range(n_free - coming if self._has_work() else 0):
+        for _ in range(n_free - n_coming if self._has_work() else 0):
             # Not a daemon: the interpreter must not end, nor free the model, under a native call.
             helper = threading.Thread(target=self._help, name="qgguf-lane")
             self._helpers[helper] = None
             try:
                 helper.start()
             except RuntimeError:
-                # The system has no thread for us: fewer lanes are as right.
+                # The system has no more threads. Fewer lanes give the same vectors.
                 self._helpers.pop(helper, None)
                 break
 
     def _help(self) -> None:
-        """What a helper does until there is nothing to compute. Takes the lock."""
+        """Compute batches in a helper thread until no text waits. Takes the lock."""
         helper = threading.current_thread()
         while True:
             with self._lock:
@@ -306,98 +233,101 @@ class Scheduler:
 
     def _step(self, lane: Lane) -> None:
         """Compute one batch. Its exceptions are stored on the affected calls, not raised in the computing thread."""
-        pieces: list[_Piece] = []
+        slices: list[CallSlice] = []
         with self._lock:
-            self._under_way[lane] = pieces
-            self._take(pieces)
+            self._under_way[lane] = slices
+            self._take(slices)
             self._settle()
-            self._get_help()
-        if not pieces:
+            self._start_helpers()
+        if not slices:
             return
-        told = dict.fromkeys(pieces, 0)
+        reported = dict.fromkeys(slices, 0)
 
         def between(done: int, total: int) -> None:
             self._check()
-            if all(piece.call.error is not None for piece in told):
+            if all(taken.call.error is not None for taken in reported):
                 raise CallCancelledError
-            self._tell(told, done / total)
+            self._report(reported, done / total)
 
         try:
-            rows = self._vectors(lane, pieces, between)
-            self._tell(told, 1.0)
+            rows = self._vectors(lane, slices, between)
+            self._report(reported, 1.0)
         except Exception as error:
             with self._lock:
-                shared = len({piece.call for piece in pieces}) > 1
-                for piece in pieces:
-                    self._failed(piece, error, shared=shared)
+                shared = len({taken.call for taken in slices}) > 1
+                for taken in slices:
+                    self._failed(taken, error, shared=shared)
                 self._under_way.pop(lane)
                 self._settle()
         else:
             with self._lock:
-                for piece, own in zip(pieces, rows, strict=True):
-                    piece.call.put(piece, own)
+                for taken, own in zip(slices, rows, strict=True):
+                    taken.call.put(taken, own)
+                self._n_batches += 1
                 self._under_way.pop(lane)
                 self._settle()
         finally:
-            # The lane may keep `between` until its next batch, and that is not to keep the calls.
-            told.clear()
+            # The lane may keep `between` until its next batch; the calls must not live as long.
+            reported.clear()
 
-    def _take(self, pieces: list[_Piece]) -> None:
+    def _take(self, slices: list[CallSlice]) -> None:
         """Fill the next batch. The lock is held."""
         queue = sorted((call for call in self._calls if call.has_work), key=lambda call: call.turn)
         if not queue:
             return
-        head = queue[0]
-        company = [head] if head.alone else [other for other in queue if self._joins(head, other)]
+        first = queue[0]
+        calls = [first] if first.alone else [call for call in queue if _may_share(first, call)]
         tokens_left, texts_left = self._max_tokens, self._max_texts
-        # Everybody's share first, then whatever fits, in the order they came.
-        shares = [*range(len(company), 0, -1), *[1] * len(company)]
-        for call, share in zip(company * 2, shares, strict=True):
-            piece = call.take(pieces, tokens_left // share, max(1, texts_left // share))
-            if piece is not None:
-                tokens_left -= piece.cost
-                texts_left -= piece.stop - piece.start
+        # First an even share of the room for each call, then what is left to the calls in their order.
+        shares = [(call, len(calls) - index) for index, call in enumerate(calls)] + [(call, 1) for call in calls]
+        for call, part in shares:
+            taken = call.take(slices, tokens_left // part, max(1, texts_left // part))
+            if taken is not None:
+                tokens_left -= taken.cost
+                texts_left -= taken.stop - taken.start
             if tokens_left <= 0 or texts_left <= 0:
                 break
-        for call in dict.fromkeys(piece.call for piece in pieces):
+        for call in dict.fromkeys(taken.call for taken in slices):
             call.turn = next(self._turns)
 
-    @staticmethod
-    def _joins(head: Call, other: Call) -> bool:
-        return other is head or (not other.alone and np.array_equal(head.prompt, other.prompt))
-
-    def _vectors(self, lane: Lane, pieces: list[_Piece], between: Between) -> list[Vectors]:
+    def _vectors(self, lane: Lane, slices: list[CallSlice], between: Between) -> list[Vectors]:
+        """Compute the distinct texts of a batch; return the rows of each slice."""
         self._check()
-        if len(pieces) == 1:
-            return [lane.vectors(pieces[0].texts, pieces[0].call.prompt, between)]
-        texts = [text for piece in pieces for text in piece.texts]
-        different, places = distinct_texts(texts)
-        rows = lane.vectors(different, pieces[0].call.prompt, between)[places]
-        return np.split(rows, np.cumsum([piece.stop - piece.start for piece in pieces])[:-1])
+        keys = [[taken.call.keys[index] for index in taken.indices] for taken in slices]
+        texts = {taken.call.keys[index]: taken.call.texts[index] for taken in slices for index in taken.indices}
+        order = sorted(texts) if self._sort_batches else list(texts)
+        rows = lane.vectors([texts[key] for key in order], slices[0].call.prompt, between)
+        row_of = {key: row for row, key in enumerate(order)}
+        return [rows[[row_of[key] for key in own]] for own in keys]
 
-    def _failed(self, piece: _Piece, error: Exception, *, shared: bool) -> None:
-        """What a failed batch means for one call that had texts in it. The lock is held."""
+    def _failed(self, taken: CallSlice, error: Exception, *, shared: bool) -> None:
+        """Store the failure of a batch on one call that had texts in it. The lock is held."""
         if shared:
-            # It may be another's text that is at fault: once more, alone.
-            piece.call.alone = True
-            piece.call.give_back(piece)
+            # Another call's text may be the cause: compute this one again, alone.
+            taken.call.alone = True
+            taken.call.give_back(taken)
         else:
-            piece.call.fail(error)
+            taken.call.fail(error)
 
-    def _tell(self, told: dict[_Piece, int], part: float) -> None:
-        """Tell each call how many of its tokens are done, that part of the batch being done."""
-        for piece, before in told.items():
-            done = int(piece.n_tokens * part)
-            if done > before and piece.call.on_tokens is not None and not piece.call.ended:
+    def _report(self, reported: dict[CallSlice, int], part: float) -> None:
+        """Report to each call how many of its tokens are computed, when this part of the batch is."""
+        for taken, before in reported.items():
+            done = int(taken.n_tokens * part)
+            if done > before and taken.call.on_tokens is not None and not taken.call.ended:
                 try:
-                    piece.call.on_tokens(done - before)
+                    taken.call.on_tokens(done - before)
                 except Exception as error:
                     with self._lock:
-                        piece.call.fail(error)
-            told[piece] = max(done, before)
+                        taken.call.fail(error)
+            reported[taken] = max(done, before)
 
 
-def _own(error: BaseException) -> BaseException:
+def _may_share(first: Call, other: Call) -> bool:
+    """Return whether a batch that begins with `first` may hold texts of `other`."""
+    return other is first or (not other.alone and first.prompt.tobytes() == other.prompt.tobytes())
+
+
+def _copied(error: BaseException) -> BaseException:
     """Copy the exception before it is raised in several threads: raising changes its traceback."""
     if isinstance(error, NativeError):
         return NativeError(str(error), error.code)

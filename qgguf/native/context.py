@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qgguf.batching import Ids, SharedTokens, common_length, flat_tokens, share_prefixes, sort_order
+from qgguf.batching import Ids, SharedTokens, common_length, flat_tokens, share_prefixes
 from qgguf.errors import DeviceMemoryError, NativeError
 from qgguf.memory.planner import KEPT_PREFIXES, KEPT_TOKENS, n_sequences_of
 from qgguf.model.spec import Pooling
@@ -83,6 +83,8 @@ class NativeContext:
         self._slots = range(self.max_texts, n_sequences)
         self._between: Callable[[int, int], None] = _do_nothing
         self._kept: dict[int, Ids] = {}
+        self.computed_tokens = 0
+        """Number of tokens that llama.cpp has computed in this context."""
         parameters.n_seq_max = n_sequences
         parameters.kv_unified = True
         parameters.n_threads = parameters.n_threads_batch = self._threads = threads
@@ -123,6 +125,11 @@ class NativeContext:
         self._handle = None
         self._finalizer()
 
+    @property
+    def kept_tokens(self) -> int:
+        """Number of tokens of prompts that are in the KV cache for later calls."""
+        return sum(map(len, self._kept.values()))
+
     def use_threads(self, threads: int) -> None:
         """Set the number of CPU threads for the next calls."""
         if threads != self._threads:
@@ -134,7 +141,8 @@ class NativeContext:
     ) -> Vectors:
         """Compute one vector for each text.
 
-        texts    ids of each text, special tokens included, all different: 1 to `max_texts`, `cells` tokens in all
+        texts    ids of each text, special tokens included, distinct: 1 to `max_texts`, `cells` tokens in all;
+                 with LAST_ROWS sorted by `batching.sort_key`
         prompt   ids that texts may begin with; the part that all begin with stays in the KV cache for the next call
         between  called between two native calls with the number of tokens done and of all; an exception ends the work
         returns  (n_texts, dims) float32, not normalised
@@ -180,19 +188,15 @@ class NativeContext:
             binding.llama().llama_memory_clear(self._memory, data)
 
     def _shared(self, texts: Sequence[Ids], prompt: Ids, out: Vectors) -> None:
-        """Each beginning that texts have in common is computed once, the prompt once for many calls."""
-        order = sort_order(texts)
-        ordered = [texts[index] for index in order]
-        prompt = self._worth_keeping(ordered, prompt)
+        """Compute each beginning that texts share once, and the prompt once for many calls."""
+        prompt = self._worth_keeping(texts, prompt)
         llama = binding.llama()
         if len(prompt):
             slot = self._slot_of(prompt)
-            for sequence in range(len(ordered)):
+            for sequence in range(len(texts)):
                 llama.llama_memory_seq_cp(self._memory, slot, sequence, 0, len(prompt))
-        rows = np.empty_like(out)
-        self._one_call(self._batch(share_prefixes(ordered, len(prompt))), rows)
-        out[order] = rows
-        for sequence in range(len(ordered)):
+        self._one_call(self._batch(share_prefixes(texts, len(prompt))), out)
+        for sequence in range(len(texts)):
             llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def _worth_keeping(self, texts: Sequence[Ids], prompt: Ids) -> Ids:
@@ -213,7 +217,7 @@ class NativeContext:
             if len(prompt) <= len(kept) and np.array_equal(kept[: len(prompt)], prompt):
                 self._kept[slot] = self._kept.pop(slot)  # the last one is the most recently used
                 return slot
-        while len(self._kept) == KEPT_PREFIXES or sum(map(len, self._kept.values())) + len(prompt) > KEPT_TOKENS:
+        while len(self._kept) == KEPT_PREFIXES or self.kept_tokens + len(prompt) > KEPT_TOKENS:
             oldest = next(iter(self._kept))
             del self._kept[oldest]
             binding.llama().llama_memory_seq_rm(self._memory, oldest, -1, -1)
@@ -269,6 +273,7 @@ class NativeContext:
             with HeldSignals() as held:
                 self._rows.stop = held.stops
                 code = call(self._handle, part)
+        self.computed_tokens += stop - start
         if code != 0:
             meaning = DECODE_CODES.get(code, "an unknown failure")
             reason = binding.last_errors() or "no reason given"

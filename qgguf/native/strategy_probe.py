@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 
-from qgguf.batching import Ids
+from qgguf.batching import Ids, sort_key
 from qgguf.errors import NativeError, OptionError
 from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.native.context import NativeContext
@@ -61,10 +61,11 @@ def check_strategy(spec: ModelSpec, pooling: Pooling, asked: str | None) -> None
 
 
 def _probe_texts(model: NativeModel) -> list[Ids]:
-    """Return texts of 9, 1 and 5 tokens, for any vocabulary: what is compared is arithmetic, not meaning."""
+    """Return texts of 9, 1 and 5 tokens, sorted, for any vocabulary: what is compared is arithmetic, not meaning."""
     middle = model.spec.vocab_size // 2
     end = model.special_tokens.suffix_ids[-1:] or (0,)
-    return [np.array([*range(middle, middle + n), *end], np.int32) % model.spec.vocab_size for n in (8, 0, 4)]
+    texts = [np.array([*range(middle, middle + n), *end], np.int32) % model.spec.vocab_size for n in (8, 0, 4)]
+    return sorted(texts, key=sort_key)
 
 
 def _compute(model: NativeModel, strategy: Strategy, texts: list[Ids], threads: int) -> Vectors:

@@ -1,4 +1,4 @@
-"""The awaited forms: the vectors of the plain ones, batches that tasks share, work that stops when it is cancelled."""
+"""The asynchronous methods: the vectors of the plain ones, batches shared by tasks, work that stops when cancelled."""
 
 import asyncio
 import gc
@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from qgguf import Embedder
 from qgguf.errors import NativeError, TextError, TextTooLongError
-from qgguf.inference import inputs as text_lists
-from qgguf.inference.aio import MOST_WAITERS
+from qgguf.inference import inputs
+from qgguf.inference.aio import MOST_ASYNC_CALLS, THREAD_NAME_PREFIX
+from qgguf.inference.call import Call
+from qgguf.tokenization.tokenizer import Tokenizer
 from tests.support.comparing import cosines
 from tests.support.lanes import WatchedLanes
 from tests.support.waiting import until
@@ -40,28 +42,33 @@ def minilm(minilm_f16: Path) -> Iterator[Embedder]:
         yield embedder
 
 
-async def happens(what: Any) -> None:
-    """Wait for what another thread is about to do, while the loop goes on."""
-    await asyncio.to_thread(until, what)
+async def happens(condition: Any) -> None:
+    """Wait for a condition that another thread makes true, while the loop goes on."""
+    await asyncio.to_thread(until, condition)
+
+
+def async_threads() -> set[threading.Thread]:
+    """Return the worker threads of asynchronous calls that are alive."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME_PREFIX)}
 
 
 # As the plain forms
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_same_signature_and_docstring(form: str):
-    """An editor shows the arguments, and what they mean; and it is a coroutine function for those who ask."""
+def test_signature_and_docstring_are_those_of_the_plain_form(form: str):
+    """An editor shows the arguments and their meaning, and inspect sees a coroutine function."""
     plain, awaited = getattr(Embedder, form), getattr(Embedder, f"a{form}")
     assert inspect.signature(awaited) == inspect.signature(plain)
     assert inspect.iscoroutinefunction(awaited)
     assert awaited.__name__ == f"a{form}" and awaited.__qualname__ == f"Embedder.a{form}"
-    assert inspect.getdoc(awaited).startswith(inspect.getdoc(plain)) and "To be awaited" in awaited.__doc__
+    assert inspect.getdoc(awaited).startswith(inspect.getdoc(plain)) and "asynchronous form" in awaited.__doc__
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("options", [{}, {"truncate_dim": 64, "prompt_name": "similarity", "precision": "int8"}])
-def test_the_same_vectors(form: str, options: dict[str, Any], qwen3: Embedder):
-    """Byte for byte, a str giving one vector."""
+def test_vectors_are_those_of_the_plain_form(form: str, options: dict[str, Any], qwen3: Embedder):
+    """They are equal byte for byte, and a str gives one vector."""
     for texts in (TEXTS, "é", [], tuple(TEXTS)):
         found = asyncio.run(getattr(qwen3, f"a{form}")(iter(texts) if type(texts) is tuple else texts, **options))
         expected = getattr(qwen3, form)(texts, **options)
@@ -71,8 +78,8 @@ def test_the_same_vectors(form: str, options: dict[str, Any], qwen3: Embedder):
             np.testing.assert_array_equal(mine, theirs)
 
 
-def test_the_same_errors(qwen3: Embedder):
-    """Raised where it is awaited; other tasks know nothing of it."""
+def test_errors_are_those_of_the_plain_form(qwen3: Embedder):
+    """An error is raised in the task that caused it, and in no other."""
 
     async def main() -> list[Any]:
         return await asyncio.gather(
@@ -88,12 +95,12 @@ def test_the_same_errors(qwen3: Embedder):
     assert cosines(found, qwen3.encode(TEXTS)).min() >= 0.9999
 
 
-# Many tasks
+# Many tasks at once
 
 
 @pytest.mark.parametrize("name", ["qwen3", "minilm"])
 def test_many_tasks_share_batches(name: str, request: pytest.FixtureRequest):
-    """Forty queries while a batch is under way are one batch more for each lane, and each has its own vector."""
+    """Forty queries that come during a batch make one more batch per lane, and each gets its own vector."""
     model = request.getfixturevalue(name)
     texts = [f"task {number} é" for number in range(40)]
 
@@ -106,24 +113,25 @@ def test_many_tasks_share_batches(name: str, request: pytest.FixtureRequest):
     with WatchedLanes(model, is_open=False) as lanes:
         found = asyncio.run(main())
 
-    assert len(lanes.batches) <= 2 * len(model._engine._lanes)
+    assert len(lanes.batches) <= 2 * model.plan.settings.lanes
     assert sum(lanes.batches) == len(texts)
     assert cosines(np.stack(found), model.encode_query(texts)).min() >= 0.9999
 
 
-def test_more_tasks_than_threads_for_them(qwen3: Embedder):
-    """The others wait for a thread, and all get their vectors."""
-    texts = [f"task {number} é" for number in range(2 * MOST_WAITERS + 9)]
+def test_more_tasks_than_threads_all_get_vectors(qwen3: Embedder):
+    """The tasks beyond the limit wait for a thread."""
+    others = async_threads()
+    texts = [f"task {number} é" for number in range(2 * MOST_ASYNC_CALLS + 9)]
 
     async def main() -> list[np.ndarray]:
         return await asyncio.gather(*(qwen3.aencode(text) for text in texts))
 
     assert cosines(np.stack(asyncio.run(main())), qwen3.encode(texts)).min() >= 0.9999
-    assert len(qwen3.waiters._pool._threads) <= MOST_WAITERS < len(texts)
+    assert 0 < len(async_threads() - others) <= MOST_ASYNC_CALLS < len(texts)
 
 
-def test_a_query_is_not_behind_a_large_call(qwen3: Embedder):
-    """It is in the very next batch."""
+def test_query_does_not_wait_for_a_large_call(qwen3: Embedder):
+    """It is in the next batch."""
 
     async def main() -> int:
         large = asyncio.create_task(qwen3.aencode_query(MANY))
@@ -142,8 +150,8 @@ def test_a_query_is_not_behind_a_large_call(qwen3: Embedder):
         assert asyncio.run(main()) <= 2
 
 
-def test_two_loops_in_two_threads(qwen3: Embedder):
-    """One Embedder serves any number of event loops, and their batches are shared too."""
+def test_two_loops_in_two_threads_share_batches(qwen3: Embedder):
+    """One Embedder serves any number of event loops."""
     texts = [[f"loop {loop} task {number} é" for number in range(15)] for loop in range(2)]
     found: dict[int, np.ndarray] = {}
 
@@ -170,8 +178,8 @@ def test_two_loops_in_two_threads(qwen3: Embedder):
 # Cancelling
 
 
-def test_a_cancelled_task_stops_its_work(qwen3: Embedder):
-    """What it had left is never computed, its thread is free again, and the others' vectors are right."""
+def test_cancelled_task_stops_its_work(qwen3: Embedder):
+    """The rest of its texts is not computed, and the vectors of other tasks are right."""
 
     async def main() -> np.ndarray:
         large = asyncio.create_task(qwen3.aencode(MANY))
@@ -192,12 +200,12 @@ def test_a_cancelled_task_stops_its_work(qwen3: Embedder):
     assert cosines(found, qwen3.encode(TEXTS)).min() >= 0.9999
 
 
-def test_a_task_cancelled_before_its_turn_computes_nothing(qwen3: Embedder):
-    """It waits for a thread behind more tasks than there are threads."""
+def test_task_cancelled_before_its_turn_computes_nothing(qwen3: Embedder):
+    """It waits for a thread while all of them are in use."""
 
     async def main() -> None:
-        first = [asyncio.create_task(qwen3.aencode(f"first {number}")) for number in range(MOST_WAITERS)]
-        await happens(lambda: lanes.n_calls == MOST_WAITERS)
+        first = [asyncio.create_task(qwen3.aencode(f"first {number}")) for number in range(MOST_ASYNC_CALLS)]
+        await happens(lambda: lanes.n_calls == MOST_ASYNC_CALLS)
         last = asyncio.create_task(qwen3.aencode(MANY))
         await asyncio.sleep(0.05)
         last.cancel()
@@ -208,17 +216,16 @@ def test_a_task_cancelled_before_its_turn_computes_nothing(qwen3: Embedder):
 
     with WatchedLanes(qwen3, is_open=False) as lanes:
         asyncio.run(main())
-    assert sum(lanes.batches) == MOST_WAITERS
+    assert sum(lanes.batches) == MOST_ASYNC_CALLS
 
 
-def test_cancelling_stops_the_tokenising_too(qwen3: Embedder):
-    """A thread is not lost to megabytes of text that nobody wants any more."""
-    tokenizer, seen = qwen3._engine.tokenizer, []
-    ids = tokenizer.ids
+def test_cancelling_stops_the_tokenising(qwen3: Embedder):
+    """A thread does not go on through megabytes of text whose vectors are not needed any more."""
+    seen, ids = [], Tokenizer.ids
 
-    def counted(text: str) -> np.ndarray:
+    def counted(tokenizer: Tokenizer, text: str) -> np.ndarray:
         seen.append(len(text))
-        return ids(text)
+        return ids(tokenizer, text)
 
     async def main() -> None:
         task = asyncio.create_task(qwen3.aencode([f"text {number}" for number in range(300_000)]))
@@ -227,18 +234,15 @@ def test_cancelling_stops_the_tokenising_too(qwen3: Embedder):
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    tokenizer.ids = counted
-    try:
-        with patch.multiple(text_lists, WINDOW_TEXTS=1_000_000, WINDOW_CHARACTERS=1_000_000_000):
-            asyncio.run(main())
-        until(lambda: qwen3._engine._life._n_calls == 0)
-    finally:
-        del tokenizer.ids
+    one_window = patch.multiple(inputs, WINDOW_TEXTS=1_000_000, WINDOW_CHARACTERS=1_000_000_000)
+    with patch.object(Tokenizer, "ids", counted), one_window:
+        asyncio.run(main())
+        until(lambda: qwen3.stats().calls == 0)
     assert len(seen) < 200_000
 
 
-def test_a_timeout(qwen3: Embedder):
-    """asyncio.wait_for gives up in time, the work stops, and the next call is served."""
+def test_timeout_stops_the_work(qwen3: Embedder):
+    """asyncio.wait_for ends in time, the work stops, and the next call is computed."""
 
     async def main() -> np.ndarray:
         with pytest.raises(asyncio.TimeoutError):
@@ -251,7 +255,7 @@ def test_a_timeout(qwen3: Embedder):
     np.testing.assert_array_equal(found, qwen3.encode(TEXTS))
 
 
-def test_a_loop_that_ends_takes_its_tasks_along(qwen3: Embedder):
+def test_end_of_a_loop_cancels_its_tasks(qwen3: Embedder):
     """asyncio.run cancels what is left when main returns."""
     left = []
 
@@ -266,22 +270,23 @@ def test_a_loop_that_ends_takes_its_tasks_along(qwen3: Embedder):
     assert sum(lanes.batches) < len(set(MANY))
 
 
-def test_a_cancelled_call_is_not_kept(qwen3: Embedder):
-    """Its texts and rows are let go, though the Embedder lives on."""
+def test_cancelled_call_frees_its_memory(qwen3: Embedder):
+    """Its texts and rows are freed while the Embedder stays open."""
 
     async def main() -> list[weakref.ref]:
         task = asyncio.create_task(qwen3.aencode(MANY))
         await happens(lambda: len(lanes.batches) > 1)
-        kept = [weakref.ref(call) for call in list(qwen3._engine._scheduler._calls)]
+        calls = [weakref.ref(call) for call in gc.get_objects() if isinstance(call, Call)]
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        return kept
+        return calls
 
+    gc.collect()
     with WatchedLanes(qwen3) as lanes:
-        kept = asyncio.run(main())
+        calls = asyncio.run(main())
         until(lambda: not lanes.n_calls)
-    assert len(kept) == 1
-    until(lambda: gc.collect() is not None and kept[0]() is None)
+    assert calls
+    until(lambda: gc.collect() is not None and all(call() is None for call in calls))
 
 
 fates = st.sampled_from(["wait", "wait", "cancel", "cancel later", "timeout"])
@@ -289,9 +294,9 @@ fates = st.sampled_from(["wait", "wait", "cancel", "cancel later", "timeout"])
 
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.sampled_from(FORMS[:3]), st.integers(1, 40), fates), min_size=1, max_size=25))
-def test_whatever_is_cancelled_the_others_are_right(minilm: Embedder, tasks: list[tuple[str, int, str]]):
-    """Tasks of all forms, cancelled at random: who waits gets the vectors, who was cancelled gets just that."""
-    texts = [[f"{form} {number} é {place}" for place in range(n)] for number, (form, n, _) in enumerate(tasks)]
+def test_cancelled_tasks_do_not_change_other_tasks(minilm: Embedder, tasks: list[tuple[str, int, str]]):
+    """Tasks of all forms are cancelled at random: the others get their vectors, the cancelled ones CancelledError."""
+    texts = [[f"{form} {number} é {index}" for index in range(n)] for number, (form, n, _) in enumerate(tasks)]
 
     async def one(number: int) -> Any:
         form, _, fate = tasks[number]
@@ -311,34 +316,36 @@ def test_whatever_is_cancelled_the_others_are_right(minilm: Embedder, tasks: lis
         if isinstance(outcome, np.ndarray):
             assert cosines(outcome, minilm.encode(texts[number])).min() >= 0.9999
         else:
-            wanted = asyncio.TimeoutError if tasks[number][2] == "timeout" else asyncio.CancelledError
-            assert isinstance(outcome, wanted) and tasks[number][2] != "wait"
+            expected = asyncio.TimeoutError if tasks[number][2] == "timeout" else asyncio.CancelledError
+            assert isinstance(outcome, expected) and tasks[number][2] != "wait"
 
 
-# The end
+# Closing
 
 
-def test_a_closed_embedder_says_so(small_qwen3: Path):
-    """Whether it was used before or not, in every form; no thread is begun for it."""
+def test_closed_embedder_raises(small_qwen3: Path):
+    """Every form raises NativeError, used before or not, and starts no thread for it."""
+    others = async_threads()
     for used in (False, True):
         embedder = Embedder(small_qwen3)
         if used:
             asyncio.run(embedder.aencode("x"))
         embedder.close()
+        until(lambda: not async_threads() - others)
         for form in FORMS:
             with pytest.raises(NativeError, match="closed"):
                 asyncio.run(getattr(embedder, f"a{form}")("é"))
-        assert embedder.waiters._pool is None
+        assert not async_threads() - others
 
 
 @pytest.mark.parametrize("from_the_loop", [False, True])
 def test_closing_ends_all_tasks(from_the_loop: bool, small_qwen3: Path):
-    """Those under way, those that wait for a thread and those that come later: NativeError, and nobody hangs."""
+    """Tasks under way, tasks that wait for a thread and later ones get NativeError, and none hangs."""
 
     async def main() -> list[Any]:
-        tasks = [asyncio.create_task(embedder.aencode(MANY)) for _ in range(MOST_WAITERS + 10)]
+        tasks = [asyncio.create_task(embedder.aencode(MANY)) for _ in range(MOST_ASYNC_CALLS + 10)]
         await happens(lambda: len(lanes.batches) > 1)
-        waiters.update(embedder.waiters._pool._threads)
+        threads.update(async_threads() - others)
         if from_the_loop:
             embedder.close()
         else:
@@ -350,10 +357,10 @@ def test_closing_ends_all_tasks(from_the_loop: bool, small_qwen3: Path):
         tasks.append(asyncio.create_task(embedder.aencode("x")))
         return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
 
-    embedder, waiters = Embedder(small_qwen3), set()
+    others, embedder, threads = async_threads(), Embedder(small_qwen3), set()
     with WatchedLanes(embedder) as lanes:
         found = asyncio.run(main())
     assert {type(outcome) for outcome in found} <= {NativeError, np.ndarray}
     assert type(found[-1]) is NativeError
-    assert sum(type(outcome) is NativeError for outcome in found) > MOST_WAITERS
-    until(lambda: not any(thread.is_alive() for thread in waiters))
+    assert sum(type(outcome) is NativeError for outcome in found) > MOST_ASYNC_CALLS
+    until(lambda: not any(thread.is_alive() for thread in threads))
