@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qgguf.embedder import Embedder, Embeddings
     from qgguf.hub.cache import LocalModel, list_models
     from qgguf.hub.resolve import pull
+    from qgguf.inference.stats import EngineStats
     from qgguf.memory.planner import Plan
     from qgguf.model.spec import ModelSpec, Pooling
     from qgguf.native.strategy import Strategy
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Embedder",
     "Embeddings",
+    "EngineStats",
     "LocalModel",
     "ModelSpec",
     "Plan",
@@ -36,6 +38,7 @@ __all__ = [
 _HOMES = {
     "Embedder": "embedder",
     "Embeddings": "embedder",
+    "EngineStats": "inference.stats",
     "LocalModel": "hub.cache",
     "ModelSpec": "model.spec",
     "Plan": "memory.planner",

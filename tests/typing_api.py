@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from qgguf import (
     Embedder,
     Embeddings,
+    EngineStats,
     LocalModel,
     ModelSpec,
     Plan,
@@ -36,6 +37,8 @@ def embed(path: Path) -> NDArray[np.float32]:
         except TextTooLongError as error:
             raise QgError(str(error)) from error
         counts: NDArray[np.int64] = embeddings.n_tokens
+        stats: EngineStats = model.stats()
+        print(stats.batches, stats.tokens, stats.waiting_calls)
         print(int(counts.sum()), int8_scale(model.dims))
         cosines: NDArray[np.float32] = similarity(embeddings.vectors, embeddings.vectors)
         return cosines
