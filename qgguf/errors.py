@@ -14,8 +14,8 @@ QgError
 ├── OptionError           an option value that makes no sense
 ├── DeviceError           the device asked for is not there
 │   └── DeviceMemoryError it has less free memory than the model takes
-├── BudgetError           no settings hold the memory given
-└── NativeError           llama.cpp said no; its code and log line are kept
+├── BudgetError           no settings fit the memory given
+└── NativeError           a llama.cpp call failed; its code and log line are kept
 """
 
 __all__ = [
@@ -95,7 +95,7 @@ class DeviceMemoryError(DeviceError):
 
 
 class BudgetError(QgError):
-    """No settings hold the memory given."""
+    """No settings fit the memory given."""
 
 
 class NativeError(QgError):

@@ -22,7 +22,9 @@ def parse_bytes(text: str) -> int:
     found = _BYTES.fullmatch(text)
     unit = found[2].lower() if found else ""
     if not found or (unit and unit not in _UNITS):
-        raise OptionError(f"{text!r} is no number of bytes. Write 3GB (10^9 bytes each), 3GiB (2^30), 3000MB or 3e9.")
+        raise OptionError(
+            f"{text!r} is not a number of bytes. Write 3GB (10^9 bytes each), 3GiB (2^30), 3000MB or 3e9."
+        )
     size = int(float(found[1]) * _UNITS[unit or "b"])
     if size < _LEAST_BUDGET:
         raise OptionError(f"{text!r} is {size:,} bytes, less than a megabyte. Write 3GB, 3GiB, 3000MB or 3e9.")
@@ -35,9 +37,9 @@ def in_gigabytes(size_bytes: int) -> str:
     >>> in_gigabytes(3_000_000_000), in_gigabytes(2_341_000_001), in_gigabytes(81_000_000)
     ('3GB', '2.35GB', '81MB')
     """
-    unit, per_unit, places = ("GB", 10**9, 2) if size_bytes >= 10**9 else ("MB", 10**6, 0)
-    steps = -(-size_bytes * 10**places // per_unit)
-    shown = f"{steps / 10**places:.{places}f}"
+    unit, per_unit, decimals = ("GB", 10**9, 2) if size_bytes >= 10**9 else ("MB", 10**6, 0)
+    steps = -(-size_bytes * 10**decimals // per_unit)
+    shown = f"{steps / 10**decimals:.{decimals}f}"
     return (shown.rstrip("0").rstrip(".") if "." in shown else shown) + unit
 
 

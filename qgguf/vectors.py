@@ -1,4 +1,4 @@
-"""What happens to vectors after the model: Matryoshka slice, unit length, cosine, small precisions. numpy only."""
+"""Operations on vectors after the model: Matryoshka slice, unit length, cosine, small precisions. Uses numpy only."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def normalize(vectors: Vectors) -> Vectors:
 
 
 def similarity(a: ArrayLike, b: ArrayLike) -> Vectors:
-    """Cosine of every vector of `a` with every vector of `b`.
+    """Return the cosine of every vector of `a` with every vector of `b`.
 
     a, b     (n, dims) and (m, dims), or one vector (dims,) each; float32 or int8 codes, of any length
     returns  (n, m) float32; 0 where a vector is all zeros
@@ -62,12 +62,12 @@ def _rows(vectors: ArrayLike) -> Vectors:
     if array.dtype == np.uint8:
         raise OptionError("Packed binary vectors are compared by Hamming distance, not cosine. Use float32 or int8.")
     if array.ndim not in (1, 2):
-        raise DimensionError(f"An array of {array.ndim} axes is no list of vectors; give (n, dims) or (dims,).")
+        raise DimensionError(f"An array of {array.ndim} axes is not a list of vectors; give (n, dims) or (dims,).")
     return np.atleast_2d(array).astype(np.float32)
 
 
 def int8_scale(dims: int) -> float:
-    """What one step of an int8 code is worth: the same for every text, run and machine, so codes compare.
+    """Return the value of one step of an int8 code: the same for every text, run and machine, so codes compare.
 
     Coordinates of a unit vector scatter by 1/sqrt(dims). The 127 steps reach to 8 of these deviations (never past 1);
     what lies beyond is clipped.
@@ -79,10 +79,10 @@ def int8_scale(dims: int) -> float:
 
 
 def to_precision(vectors: Vectors, precision: str) -> NDArray[Any]:
-    """Smaller forms of unit vectors.
+    """Return unit vectors in a smaller form.
 
     vectors    (n_texts, dims) float32, rows of length 1 (or 0)
-    precision  float32: as it is
+    precision  float32: unchanged
                int8: round(v / int8_scale(dims)), (n_texts, dims) int8
                ubinary: sign bits packed, most significant first, (n_texts, ceil(dims / 8)) uint8
                binary: the same minus 128, int8
@@ -98,6 +98,6 @@ def to_precision(vectors: Vectors, precision: str) -> NDArray[Any]:
         codes: NDArray[np.float32] = np.rint(vectors / np.float32(int8_scale(vectors.shape[1])))
         return np.clip(codes, -127, 127).astype(np.int8)
     if precision not in PRECISIONS:
-        raise OptionError(f"precision={precision!r}; there are {', '.join(PRECISIONS)}.")
+        raise OptionError(f"precision={precision!r}; use one of {', '.join(PRECISIONS)}.")
     packed: NDArray[np.uint8] = np.packbits(vectors > 0, axis=1)
     return packed if precision == "ubinary" else (packed.astype(np.int16) - 128).astype(np.int8)

@@ -152,8 +152,8 @@ def test_another_release_is_wrong(small_qwen3: Path, tmp_path: Path):
     [
         ("QGGUF_DEVICE", "tpu", "QGGUF_DEVICE='tpu'"),
         ("QGGUF_THREADS", "many", "QGGUF_THREADS='many'"),
-        ("QGGUF_VRAM", "3 gigs", "QGGUF_VRAM: '3 gigs' is no number of bytes"),
-        ("QGGUF_RAM", "2 gigs", "QGGUF_RAM: '2 gigs' is no number of bytes"),
+        ("QGGUF_VRAM", "3 gigs", "QGGUF_VRAM: '3 gigs' is not a number of bytes"),
+        ("QGGUF_RAM", "2 gigs", "QGGUF_RAM: '2 gigs' is not a number of bytes"),
         ("QGGUF_MODEL", "nothing/here:Q4_0", "is not on this machine"),
         ("HF_ENDPOINT", "http://[", "HF_ENDPOINT"),
     ],

@@ -241,9 +241,9 @@ def test_budgets_from_options_and_environment(small_qwen3: Path, tmp_path: Path)
     """Exit code 2 for wrong usage, 1 for a budget too small, both in one line; $QGGUF_VRAM is the default."""
     run = ["embed", "-m", str(small_qwen3), "é"]
     wrong = qgguf(*run, "--vram", "3 gigs", home=tmp_path)
-    assert wrong.returncode == 2 and b"'3 gigs' is no number of bytes. Write 3GB" in wrong.stderr
+    assert wrong.returncode == 2 and b"'3 gigs' is not a number of bytes. Write 3GB" in wrong.stderr
     wrong = qgguf(*run, home=tmp_path, QGGUF_VRAM="3 gigs")
-    assert wrong.returncode == 1 and wrong.stderr.startswith(b"Error: QGGUF_VRAM: '3 gigs' is no number of bytes.")
+    assert wrong.returncode == 1 and wrong.stderr.startswith(b"Error: QGGUF_VRAM: '3 gigs' is not a number of bytes.")
     small = qgguf(*run, "--ram", "1MB", home=tmp_path)
     assert small.returncode == 1 and small.stderr.startswith(b"Error: Nothing fits in 1MB of the host's memory")
     assert len(wrong.stderr.splitlines()) == len(small.stderr.splitlines()) == 1
