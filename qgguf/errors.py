@@ -1,4 +1,4 @@
-"""The errors of qgguf, as a tree. A message says what we saw, what we need and what to do next.
+"""The errors of qgguf, as a tree. A message names what we saw, what we need and what to do next.
 
 QgError
 ├── ModelNotFoundError    no such model name, path or repository, or no network to fetch it
