@@ -38,7 +38,7 @@ def run_suite(session: nox.Session, *requirements: str, upgrade: bool = False) -
     # Dependency groups came with pip 25.1.
     session.install("--upgrade", "pip>=25.1")
     options = ("--upgrade", "--upgrade-strategy", "eager") if upgrade else ()
-    session.install(*options, "--editable", ".", "--group", "test", "--group", "build", *requirements)
+    session.install(*options, "--editable", ".[convert]", "--group", "test", "--group", "build", *requirements)
     session.run("python", "-m", "pip", "list")
     session.run("python", "-m", "pytest", *session.posargs)
 

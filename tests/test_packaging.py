@@ -11,6 +11,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ELSEWHERE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -57,8 +58,11 @@ def test_wheel_says_what_it_needs(built: tuple[Path, Path]):
         ">=3.10",
         "Apache-2.0",
     )
-    needs = {need.split("=")[0].split(">")[0].split("<")[0].strip() for need in says.get_all("Requires-Dist")}
-    assert needs == {"llama-cpp-python", "gguf", "numpy", "huggingface-hub", "click", "tqdm", "psutil"}
+    requirements = [Requirement(text) for text in says.get_all("Requires-Dist")]
+    needs = {need.name for need in requirements if need.marker is None}
+    assert needs == {"llama-cpp-python", "numpy", "huggingface-hub", "click", "tqdm", "psutil"}
+    extras = {str(need.marker): need.name for need in requirements if need.marker is not None}
+    assert extras == {'extra == "convert"': "gguf"}
 
 
 def test_sdist_can_test_itself(built: tuple[Path, Path]):

@@ -1,13 +1,16 @@
-"""The general.* values: name, size, licence, parents, by llama.cpp's own rules (gguf-py).
+"""Make the general.* entries: name, size, licence, parent models, by the rules of the package gguf.
 
-They come from the model card, which is free text by strangers: what cannot be used is left out with a warning.
+The rules read the model card, which strangers write by hand: a value that cannot be used is left out with a warning.
+
+The package gguf is optional (the extra "convert"). Nothing computes with what it adds, so a conversion without it is
+not refused: it leaves the model card out, as it does for a card that cannot be read, and logs how to install the
+package. The name and the size, which every file has, are then derived here from the checkpoint.
 """
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
-
-import gguf
 
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.errors import CheckpointError
@@ -16,45 +19,81 @@ from qgguf.gguf_format.writer import Entry
 
 _log = logging.getLogger("qgguf")
 
+_SIZE_STEPS = (("T", 1e-12), ("B", 1e-9), ("M", 1e-6))
+
 
 def general_entries(checkpoint: Checkpoint, n_params: int) -> list[Entry]:
-    """Every general.* value that llama.cpp's converter finds; at least the name.
+    """Return every general.* entry that llama.cpp's converter writes for a checkpoint; at least name and size.
 
-    n_params  weights in all tensors: what the size label is made of, where the name does not tell
+    n_params  weights in all tensors, from which the size follows if the model's name does not contain it
     """
     try:
+        import gguf
+    except ImportError:
+        _log.warning(
+            "The package gguf is not installed: the model card of %s (licence, tags, base models) is left out. "
+            'To include it: pip install "qgguf[convert]"',
+            checkpoint.folder,
+        )
+        return [
+            Entry.string(keys.NAME, title_of(checkpoint.name)),
+            Entry.string(keys.SIZE_LABEL, size_label(n_params)),
+        ]
+    try:
         card = gguf.Metadata.load_model_card(checkpoint.folder)
-        return _by_the_rules(checkpoint, card, n_params)
-    except Exception as error:  # a YAML parser and rules that stop at whatever they did not expect
-        what = " ".join(str(error).split())[:200]
-        _log.warning("The model card of %s cannot be read (%s): it is left out.", checkpoint.folder, what)
-    return _by_the_rules(checkpoint, {}, n_params)
+        return _entries_by_gguf(gguf, checkpoint, card, n_params)
+    except Exception as error:  # a YAML parser, and rules that stop at whatever they did not expect
+        reason = " ".join(str(error).split())[:200]
+        _log.warning("The model card of %s cannot be read (%s): it is left out.", checkpoint.folder, reason)
+    return _entries_by_gguf(gguf, checkpoint, {}, n_params)
 
 
-def _by_the_rules(checkpoint: Checkpoint, card: dict[str, Any], n_params: int) -> list[Entry]:
-    said = checkpoint.config.get("_name_or_path")
-    config = checkpoint.config if isinstance(said, str) else {}
+def title_of(name: str) -> str:
+    """Return a model's name as a title, as the package gguf writes it.
+
+    >>> title_of("all-MiniLM-L6-v2"), title_of("qwen3-embedding-0.6b")
+    ('All MiniLM L6 v2', 'Qwen3 Embedding 0.6b')
+    """
+    words = name.replace("-", " ").split()
+    is_version = re.compile(r"v\d+(\.\d+)*|\d.*")
+    return " ".join(word.title() if word.islower() and not is_version.fullmatch(word) else word for word in words)
+
+
+def size_label(n_params: int) -> str:
+    """Return a number of weights in two digits or more, as the package gguf writes it.
+
+    >>> size_label(22_713_216), size_label(7_567_295_488)
+    ('23M', '7.6B')
+    """
+    suffix, scale = next((step for step in _SIZE_STEPS if n_params * step[1] > 1), ("K", 1e-3))
+    n_digits = len(str(round(n_params * scale)).lstrip("0"))
+    return f"{n_params * scale:.{max(2 - n_digits, 0)}f}{suffix}"
+
+
+def _entries_by_gguf(gguf: Any, checkpoint: Checkpoint, card: dict[str, Any], n_params: int) -> list[Entry]:
+    is_named = isinstance(checkpoint.config.get("_name_or_path"), str)
+    config = checkpoint.config if is_named else {}
     # The rules read the model's name from a path; a folder in the hub's cache is named by its commit.
     about = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, config, Path(checkpoint.name), n_params)
     about.name = about.name if isinstance(about.name, str) and about.name else checkpoint.name
     about.size_label = about.size_label or gguf.size_label(n_params, n_params, 0, 0)
     writer = gguf.GGUFWriter(path=None, arch="")
     about.set_gguf_meta_model(writer)
-    found = {key: value for key, value in writer.kv_data[0].items() if key != keys.ARCHITECTURE}
-    return [entry for key, value in found.items() for entry in _entry_of(key, value.value, value.type)]
+    values = {key: value for key, value in writer.kv_data[0].items() if key != keys.ARCHITECTURE}
+    return [entry for key, value in values.items() for entry in _entry_of(key, value.value, value.type.name)]
 
 
-def _entry_of(key: str, value: Any, kind: gguf.GGUFValueType) -> list[Entry]:
-    """The entry of a free value; none where it is empty, or not of the key's kind."""
+def _entry_of(key: str, value: Any, kind: str) -> list[Entry]:
+    """Return the entry of a value from the card; none where it is empty, or not of the key's type."""
     try:
-        if kind == gguf.GGUFValueType.UINT32 and type(value) is int:
+        if kind == "UINT32" and type(value) is int:
             return [Entry.u32(key, value)]
-        if kind == gguf.GGUFValueType.STRING and isinstance(value, str):
+        if kind == "STRING" and isinstance(value, str):
             return [Entry.string(key, value)] if value else []
-        if kind == gguf.GGUFValueType.ARRAY and all(isinstance(item, str) for item in value):
+        if kind == "ARRAY" and all(isinstance(item, str) for item in value):
             return [Entry.strings(key, value)] if value else []
     except CheckpointError as error:
         _log.warning("%s is left out: %s", key, error)
         return []
-    _log.warning("%s is left out: the model card says %r, a text is needed.", key, value)
+    _log.warning("%s is left out: it is %r in the model card, a text is needed.", key, value)
     return []

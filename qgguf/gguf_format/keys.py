@@ -6,6 +6,8 @@ source  https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, gguf-py/gguf/
 ARCHITECTURE = "general.architecture"
 TYPE = "general.type"
 NAME = "general.name"
+SIZE_LABEL = "general.size_label"
+ALIGNMENT = "general.alignment"
 BASENAME = "general.basename"
 FINETUNE = "general.finetune"
 FILE_TYPE = "general.file_type"

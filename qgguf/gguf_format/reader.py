@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qgguf.errors import ModelFileError
+from qgguf.gguf_format import keys
 from qgguf.gguf_format.tensors import TENSOR_TYPES, TensorInfo
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4
 MAX_HEADER_BYTES = 1 << 30
 MAX_ARRAY_DEPTH = 2
@@ -181,9 +183,9 @@ class _Parser:
             if key in metadata:
                 raise self.error(f"has the key {key!r} twice")
             metadata[key] = self.value(self.take("I"))
-        alignment = metadata.get("general.alignment", 32)
+        alignment = metadata.get(keys.ALIGNMENT, DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise self.error(f"has general.alignment {alignment!r}; a power of two is needed")
+            raise self.error(f"has {keys.ALIGNMENT} {alignment!r}; a power of two is needed")
         tensors = tuple(self.tensor() for _ in range(n_tensors))
         data_offset = -(-self.at // alignment) * alignment
         self.check(tensors, alignment, data_offset)
