@@ -1,4 +1,4 @@
-"""python -m qgguf"""
+"""The entry point of `python -m qgguf`."""
 
 from qgguf.cli import main
 

@@ -1,10 +1,10 @@
-"""Our one pass from a checkpoint against llama_model_quantize alone from a ready BF16 file, side by side.
+"""Compare our conversion of a checkpoint with llama_model_quantize, which starts from a ready BF16 file.
 
     python scripts/bench_convert.py [--shape 0.6b|4b|8b] [--layers N] [--quant Q4_K_M ...] [--threads N] [--rounds N]
                                     [--folder DIR]
 
 Makes its own checkpoint of that shape (random BF16 weights, the real tokenizer) and the BF16 file that the other
-side starts from; both sides then run in turns, each in a process of its own. A table for people, then one JSON line.
+side starts from; both sides then run in turns, each in a separate process. Prints a table, then one JSON line.
 anon is the largest anonymous resident memory of the process (Linux), without the page cache of mapped files; rss is
 the largest resident memory with it. Our file is on the disk when our call returns, llama.cpp's is still in the page
 cache: "synced" is llama.cpp's call and the sync of its file. ratio is the median of the rounds' ratios of the calls,
@@ -62,16 +62,18 @@ print(json.dumps([seconds, cpu_seconds, time.perf_counter() - started]))
 
 
 def memory_bytes(pid: int) -> tuple[int, int]:
-    """(anonymous, all) resident bytes of a process now; zeros where /proc does not say."""
+    """Return the (anonymous, all) resident bytes of a process now; zeros where /proc does not have them."""
     try:
-        said = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-        return tuple(int(said[key].split()[0]) * 1024 for key in ("RssAnon", "VmRSS"))
+        status = dict(
+            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
+        )
+        return tuple(int(status[key].split()[0]) * 1024 for key in ("RssAnon", "VmRSS"))
     except (OSError, KeyError, ValueError):
         return 0, 0
 
 
 def run(side: str, source: Path, out: Path, quant: str, threads: int) -> dict[str, float]:
-    """One conversion in a process of its own: seconds, those until its file is on the disk, largest memory."""
+    """Convert in a separate process; return its seconds, those with the sync of its file, and its largest memory."""
     out.unlink(missing_ok=True)  # to free the blocks of an earlier result takes time too
     if hasattr(os, "sync"):
         os.sync()  # what an earlier run left to be written must not slow this one
@@ -83,16 +85,16 @@ def run(side: str, source: Path, out: Path, quant: str, threads: int) -> dict[st
         now = memory_bytes(process.pid)
         anon, rss = max(anon, now[0]), max(rss, now[1])
         time.sleep(0.01)
-    said = process.stdout.read() if process.stdout else ""
+    printed = process.stdout.read() if process.stdout else ""
     if process.returncode:
         raise SystemExit(f"{side} failed on {quant}.")
-    seconds, cpu_seconds, synced_seconds = json.loads(said.strip().splitlines()[-1])
+    seconds, cpu_seconds, synced_seconds = json.loads(printed.strip().splitlines()[-1])
     seen = {"seconds": seconds, "cpu_seconds": cpu_seconds, "synced_seconds": synced_seconds}
     return seen | {"anon_mb": anon / 1e6, "rss_mb": rss / 1e6}
 
 
 def same_tensors(ours: Path, theirs: Path) -> bool:
-    """Whether both files hold the same tensors, byte for byte."""
+    """Return whether both files hold the same tensors, byte for byte."""
     first, second = read_header(ours), read_header(theirs)
     if [t.name for t in first.tensors] != [t.name for t in second.tensors]:
         return False
@@ -135,6 +137,7 @@ def compare(checkpoint: Path, master: Path, work: Path, quant: str, threads: int
 
 
 def main() -> None:
+    """Run the comparison that the arguments describe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="0.6b")
     parser.add_argument("--layers", type=int)

@@ -4,7 +4,7 @@
 
 Speed and memory do not depend on the values. Tokenizer and configuration are the published ones, and the weights are
 scaled so that activations stay near 1 through all layers. Needs numpy, writes as a stream: 1.2, 8.0 and 15.1 GB.
-A folder that holds such a checkpoint already is left as it is.
+A folder that holds such a checkpoint already is not changed.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def _pool(mean: float, std: float) -> memoryview:
 
 
 def blocks(size: int, mean: float, std: float, dice: random.Random) -> Iterator[memoryview]:
-    """Bytes of a tensor of so many values: pieces of one pool, each from another place."""
+    """Yield the bytes of a tensor: pieces of one pool of random values, each from another offset."""
     pool = _pool(mean, std)
     while size:
         n = min(size, BLOCK)
@@ -118,6 +118,7 @@ def make_checkpoint(folder: Path, shape: str, layers: int | None = None) -> Path
 
 
 def main() -> None:
+    """Make the checkpoint that the arguments describe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("out", type=Path)

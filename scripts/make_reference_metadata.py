@@ -19,6 +19,7 @@ FTYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": 
 
 
 def convert(checkpoint: Path, out: Path, quant: str) -> Path:
+    """Convert a checkpoint with llama.cpp's own converter; return the GGUF file."""
     import gguf
     import torch
     from conversion import get_model_class
@@ -32,6 +33,7 @@ def convert(checkpoint: Path, out: Path, quant: str) -> Path:
 
 
 def main(llama_cpp: Path, minilm: Path) -> None:
+    """Write the metadata that llama.cpp's converter gives to the reference checkpoints."""
     sys.path[:0] = [str(llama_cpp / "gguf-py"), str(llama_cpp), str(REPOSITORY)]
     import torch
     import transformers

@@ -179,7 +179,7 @@ def test_texts_are_utf8_whatever_the_locale(
         (["embed", "--threads", "many", "x"], "'many' is not a valid integer"),
         (["embed", "--prompt-name", "query", "--instruction", "y", "x"], "exclude each other"),
         (["embed", "--nonsense"], "No such option"),
-        (["similarity", "alone"], "nothing to be compared with"),
+        (["similarity", "alone"], "cannot be compared"),
         (["similarity"], "Missing argument"),
         (["nonsense"], "No such command"),
         (["pull"], "Missing argument"),

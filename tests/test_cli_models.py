@@ -199,7 +199,7 @@ def test_convert_writes_the_same_file_as_the_library(small_qwen3_checkpoint: Pat
     assert (done.returncode, done.stderr) == (0, b"")
     assert (tmp_path / "é.gguf").read_bytes() == small_qwen3.read_bytes()
     size = f"{small_qwen3.stat().st_size / 1e6:.1f} MB"
-    assert done.stdout.decode() == f'é.gguf is made, {size}. Try it: qgguf embed -m é.gguf "a text"\n'
+    assert done.stdout.decode() == f'Wrote é.gguf, {size}. Try it: qgguf embed -m é.gguf "a text"\n'
     assert qgguf("embed", "-m", "é.gguf", "a text", home=tmp_path).returncode == 0
 
 
@@ -220,7 +220,6 @@ def test_convert_names_its_output(small_qwen3_checkpoint: Path, tmp_path: Path):
     [
         (["nowhere"], "There is no folder nowhere"),
         (["empty"], "Error: "),
-        (["empty", "--quant", "Q3"], "Q4_K_M"),
         (["empty", "-o", "no/such/x.gguf"], "Error: "),
         (["nobody/nothing"], "refused (401)"),
     ],
@@ -233,6 +232,22 @@ def test_convert_error_is_one_line(arguments: list[str], words: str, tmp_path: P
     assert (done.returncode, done.stdout) == (1, b"") and words in shown
     assert shown.startswith("Error: ") and len(shown.splitlines()) == 1 and "bug" not in shown
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".gguf", ".part")]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--quant", "Q3", "'Q4_K_M'"),
+        ("--token-embedding-type", "Q3", "'Q4_K'"),
+        ("--pooling", "max", "'mean'"),
+        ("--threads", "0", "1<=x<=512"),
+        ("--threads", "513", "1<=x<=512"),
+    ],
+)
+def test_convert_wrong_option_value_exits_2(option: str, value: str, words: str, tmp_path: Path):
+    """A value that no checkpoint could make right is wrong usage, as with the other commands."""
+    done = qgguf("convert", "nowhere", option, value, home=tmp_path)
+    assert done.returncode == 2 and words in done.stderr.decode()
 
 
 def test_convert_fetches_a_repository(small_qwen3_checkpoint: Path, tmp_path: Path, hub: Hub):

@@ -380,7 +380,7 @@ def test_options_that_make_no_sense(bert: Path):
     refused(bert, "Choose one of: F32", OptionError, token_embedding_type="Q9")
     refused(bert, "rows of 96.*multiple of 256", OptionError, token_embedding_type="Q4_K")
     refused(bert, "mean, cls, last", OptionError, pooling="max")
-    for threads in (0, -1, 2.0, True, 1 << 40):
+    for threads in (0, -1, 513, 2.0, True, 1 << 40):
         refused(bert, "from 1 to 512", OptionError, threads=threads)
 
 

@@ -1,6 +1,7 @@
 """Imports only go down, and llama_cpp has one door: the layout that the code's readers rely on."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -212,3 +213,44 @@ def test_a_family_is_known_in_its_own_file(path: Path):
 def test_a_gguf_key_is_written_once(path: Path):
     """A key of a GGUF header is a constant of gguf_format/keys.py, so that reader and converter use the same one."""
     assert not GGUF_KEYS & texts_in_code(path) or name_of(path) == "gguf_format.keys"
+
+
+# Words of an older, private language, each with what is written instead. tests/test_docs.py holds the pages to it.
+BANNED = {
+    "aloud": "state it",
+    "mend": "fix, infer, correct",
+    "mended": "fixed, inferred, corrected",
+    "told": "logged, reported",
+    "tell": "log, report",
+    "tells": "logs, reports",
+    "said": "reported, stated",
+    "say": "report, state",
+    "says": "reports, states",
+    "saying": "stating",
+    "scratch": "compute buffer",
+    "place": "device, index, offset, folder, file",
+    "places": "devices, indices, offsets, folders, files",
+    "whoever": "the caller",
+    "nobody": "no caller",
+    "somebody": "a caller",
+    "to be had": "available",
+    "one hopes": "(nothing)",
+    "lets go": "releases",
+    "as it is": "unchanged",
+    "thing of use": "result",
+    "of its own": "separate",
+    "at hand": "available",
+}
+# Lists of words that texts are made of.
+WORD_LISTS = {"evaluation.sample_texts"}
+SCRIPTS = sorted(path for path in (PACKAGE.parent / "scripts").iterdir() if path.is_file())
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *SCRIPTS], ids=lambda path: path.name)
+def test_words_are_plain(path: Path):
+    """No word of the list above is in a docstring, a comment, a message or a name."""
+    if path in SOURCES and name_of(path) in WORD_LISTS:
+        return
+    words = "|".join(word.replace(" ", r"\s+(?:#\s*)?") for word in BANNED)
+    found = re.findall(rf"[^\n]*\b(?:{words})\b[^\n]*", path.read_text("utf-8"), re.I)
+    assert not found, f"{path.name}: {found}; the list has a plain word for each"

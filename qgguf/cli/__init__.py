@@ -1,4 +1,4 @@
-"""The command `qgguf`: click commands, one file per group. Heavy modules are imported inside the commands only."""
+"""The command `qgguf`, one file per command. Heavy modules are imported inside the commands only."""
 
 import errno
 import os
@@ -21,8 +21,8 @@ from qgguf.errors import QgError
 INTERRUPTED = 130
 
 
-def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
-    if wanted:
+def _print_version(context: click.Context, _parameter: click.Parameter, requested: bool) -> None:
+    if requested:
         from qgguf._version import __version__
 
         click.echo(f"qgguf {__version__}")
@@ -55,7 +55,7 @@ for _command in (embed, similarity, inspect, plan, pull, list_command, rm, conve
 
 def main() -> NoReturn:
     """Run the command line: 0 done, 1 an error or a closed pipe, 2 wrong usage, 130 interrupted."""
-    _speak_utf8()
+    _write_utf8()
     try:
         code = cli.main(prog_name="qgguf", standalone_mode=False)
         sys.stdout.flush()
@@ -76,14 +76,12 @@ def main() -> NoReturn:
     except Exception as error:
         if is_verbose():
             raise
-        _fail(
-            f"{type(error).__name__}: {error}. This is a bug in qgguf: run it again with -v, and report what it says."
-        )
+        _fail(f"{type(error).__name__}: {error}. This is a bug in qgguf: run it again with -v, and report its output.")
     _leave(code if isinstance(code, int) else 0)
 
 
-def _speak_utf8() -> None:
-    """Texts are UTF-8 whatever the locale says; a terminal that cannot show a character gets an escape."""
+def _write_utf8() -> None:
+    """Write UTF-8 in every locale; a terminal that cannot show a character gets an escape."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure:
@@ -101,7 +99,7 @@ def _is_closed_pipe(error: OSError) -> bool:
 
 
 def _leave_closed_pipe() -> NoReturn:
-    """Whoever read our output had enough of it, as `head` does: nothing to complain about (click leaves with 1 too)."""
+    """Exit silently, as click does, when the reader of the output closed the pipe, as `head` does."""
     _leave(1)
 
 

@@ -1,4 +1,4 @@
-"""qgguf convert."""
+"""The command `qgguf convert`."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import click
 
 from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.options import threads_option
+from qgguf.convert.quant_recipes import QUANTS, TOKEN_EMBEDDING_TYPES
 from qgguf.model.spec import POOLING_NAMES
 from qgguf.settings import threads_setting
 
@@ -13,16 +14,30 @@ from qgguf.settings import threads_setting
 @click.command()
 @click.argument("checkpoint")
 @click.option(
-    "-o", "--output", "out", type=click.Path(path_type=Path), help="A file or folder. Default: NAME-QUANT.gguf here."
+    "-o",
+    "--output",
+    "out",
+    type=click.Path(path_type=Path),
+    help="The file to write, or its folder. Default: NAME-QUANT.gguf in the current folder.",
 )
 @click.option(
-    "--quant", default="Q4_K_M", show_default=True, metavar="TYPE", help="F32, F16, BF16, Q8_0, Q6_K, Q4_K_M, ..."
+    "--quant",
+    type=click.Choice(list(QUANTS), case_sensitive=False),
+    default="Q4_K_M",
+    show_default=True,
+    metavar="TYPE",
+    help=f"Quantisation: {', '.join(QUANTS)}.",
 )
-@click.option("--token-embedding-type", metavar="TYPE", help="Another type for the token embeddings.")
+@click.option(
+    "--token-embedding-type",
+    type=click.Choice(list(dict.fromkeys((*QUANTS, *TOKEN_EMBEDDING_TYPES))), case_sensitive=False),
+    metavar="TYPE",
+    help="Another type for the token embeddings alone.",
+)
 @threads_option
 @click.option("--pooling", type=click.Choice(POOLING_NAMES), help="For a checkpoint that declares none.")
-@click.option("--force", is_flag=True, help="Replace OUT if it is there.")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of the repository.")
 @verbose_option
 def convert(
     checkpoint: str,
@@ -34,9 +49,9 @@ def convert(
     force: bool,
     revision: str | None,
 ) -> None:
-    """Make a GGUF of a Hugging Face checkpoint, in one pass.
+    """Convert a Hugging Face checkpoint to a GGUF file.
 
-    CHECKPOINT is a folder, or a repository (owner/name) that is fetched.
+    CHECKPOINT is a folder, or a repository (owner/name), which is downloaded.
 
     \b
     qgguf convert ./my-model --quant Q8_0
@@ -59,4 +74,4 @@ def convert(
             on_progress=show,
             on_fetch=show_fetch,
         )
-    click.echo(f'{path} is made, {readable(path.stat().st_size)}. Try it: qgguf embed -m {path} "a text"')
+    click.echo(f'Wrote {path}, {readable(path.stat().st_size)}. Try it: qgguf embed -m {path} "a text"')

@@ -1,4 +1,4 @@
-"""qgguf embed."""
+"""The command `qgguf embed`."""
 
 import os
 import sys
@@ -21,34 +21,38 @@ from qgguf.settings import device_setting, ram_setting, threads_setting, vram_se
     "--input",
     "file",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="Texts, a line each (- for stdin).",
+    help="A file of texts, one per line; - for stdin.",
 )
-@click.option("-o", "--output", "out", type=click.Path(dir_okay=False), help="Where to write (stdout by default).")
-@click.option("-f", "--format", "form", type=click.Choice(FORMATS), help="Default: as OUT's name ends, else json.")
+@click.option("-o", "--output", "out", type=click.Path(dir_okay=False), help="The file to write. Default: stdout.")
 @click.option(
-    "--prompt-name", metavar="NAME", help="A prompt of the model: query, document, ... (see `qgguf inspect`)."
+    "-f",
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="Default: the ending of the output file's name, else json.",
 )
-@click.option("--instruction", metavar="SENTENCE", help="The task, in your own words, for models that take one.")
+@click.option("--prompt-name", metavar="NAME", help="A prompt of the model, such as query. `qgguf inspect` lists them.")
+@click.option("--instruction", metavar="SENTENCE", help="The task in your own words, for models that take one.")
 @click.option("--dim", type=click.IntRange(min=1), metavar="N", help="Keep the first N numbers (Matryoshka).")
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     default="float32",
     show_default=True,
-    help="int8: a quarter of the bytes; binary, ubinary: a sign per number, eight to a byte.",
+    help="int8: a quarter of the bytes. binary, ubinary: one bit per number.",
 )
 @click.option(
     "--max-tokens",
     type=click.IntRange(LEAST_MAX_TOKENS),
     metavar="N",
-    help="Cut texts here. Default: the model's limit.",
+    help="Longest text in tokens. Default: the model's own limit.",
 )
 @click.option(
     "--truncate",
     type=click.Choice(TRUNCATIONS),
     default="end",
     show_default=True,
-    help="What to do with a text over the limit.",
+    help="end: cut a text over the limit, with a warning. error: refuse it.",
 )
 @threads_option
 @device_option
@@ -74,7 +78,7 @@ def embed(
 ) -> None:
     """Turn texts into vectors.
 
-    The texts are arguments, or the lines of a file (-i), or the lines of stdin.
+    The texts are the arguments, the lines of a file (-i), or the lines of stdin.
 
     \b
     qgguf embed "one text" "another"
@@ -83,10 +87,10 @@ def embed(
 
     \b
     json    {"model", "dims", "precision", "embeddings": [[...], ...], "n_tokens": [...], "truncated": [...]}
-    jsonl   {"index", "embedding": [...], "n_tokens", "truncated"}, a line per text
+    jsonl   {"index", "embedding": [...], "n_tokens", "truncated"}, one line per text
     npy     a numpy array of shape (texts, dims)
-    csv     a row of numbers per text
-    base64  little-endian bytes of a vector, a line per text
+    csv     one row of numbers per text
+    base64  little-endian bytes of a vector, one line per text
     """
     if prompt_name is not None and instruction is not None:
         raise click.UsageError("--prompt-name and --instruction exclude each other.")

@@ -1,4 +1,4 @@
-"""What the library logs, on stderr: warnings always, the rest with -v, llama.cpp's own lines with -vv."""
+"""The library's log on stderr: warnings always, the rest with -v, llama.cpp's own lines with -vv."""
 
 import logging
 import sys
@@ -26,7 +26,7 @@ class _Line(logging.Formatter):
 
 
 class _Stderr(Handler):
-    """Writes above a progress bar, not into it."""
+    """A handler that writes above a progress bar, not into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         bars = sys.modules.get("tqdm")
@@ -49,17 +49,17 @@ def _set_level(_context: click.Context, _parameter: click.Parameter, count: int)
         handler.addFilter(_of_interest)
         logger.addHandler(handler)
         logger.setLevel(logging.WARNING)
-    # `qgguf -v embed -v` calls this twice; the louder one counts.
+    # `qgguf -v embed -v` calls this twice; the more verbose one counts.
     logger.setLevel(min(logger.level, _LEVELS[min(count, len(_LEVELS) - 1)]))
 
 
 def is_verbose() -> bool:
-    """True with -v."""
+    """Return whether -v was given."""
     return logging.getLogger("qgguf").level < logging.WARNING
 
 
 def verbose_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option -v, for the group and for each command."""
+    """Add the option -v to the group or to a command."""
     return click.option(
         "-v",
         "--verbose",
@@ -67,5 +67,5 @@ def verbose_option(command: Callable[..., Any]) -> Callable[..., Any]:
         is_eager=True,
         expose_value=False,
         callback=_set_level,
-        help="Say what is done; -vv for llama.cpp's log too.",
+        help="Log what is done; -vv adds llama.cpp's log.",
     )(command)

@@ -1,4 +1,4 @@
-"""The option -m and what it opens."""
+"""Options that several commands share, and the model that -m names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,38 +6,51 @@ from typing import Any
 
 import click
 
-from qgguf.cli.budget import as_bytes
 from qgguf.memory.planner import KV_TYPES
 from qgguf.settings import DEVICES, MOST_THREADS, model_setting
 
 
+def as_bytes(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """Convert an option's amount of memory, such as 3GB, to bytes.
+
+    raises  click.BadParameter: not an amount
+    """
+    from qgguf.errors import OptionError
+    from qgguf.units import parse_bytes
+
+    try:
+        return None if value is None else parse_bytes(value)
+    except OptionError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option -m."""
+    """Add the option -m to a command."""
     return click.option(
         "-m",
         "--model",
         metavar="MODEL",
         help="A GGUF file, qwen3-embedding-0.6b (-4b, -8b), owner/repo:QUANT or owner/repo/file.gguf. "
-        "Without it: $QGGUF_MODEL, else the one model there is.",
+        "Default: $QGGUF_MODEL, else the one model on this machine.",
     )(command)
 
 
 def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option --device."""
+    """Add the option --device to a command."""
     return click.option(
         "--device",
         type=click.Choice(DEVICES),
-        help="auto: a GPU if there is one, else the CPU; gpu and cuda demand one. Default: $QGGUF_DEVICE, else auto.",
+        help="auto: a GPU if there is one, else the CPU. gpu, cuda: only a GPU. Default: $QGGUF_DEVICE, else auto.",
     )(command)
 
 
 def memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options --vram, --ram and --kv-type."""
+    """Add the options --vram, --ram and --kv-type to a command."""
     vram = click.option(
         "--vram",
         metavar="BYTES",
         callback=as_bytes,
-        help="The GPU's memory for all of it: 3GB, 3GiB, 3000MB. Default: $QGGUF_VRAM, else what is free.",
+        help="The GPU's memory for all of the model: 3GB, 3GiB, 3000MB. Default: $QGGUF_VRAM, else what is free.",
     )
     ram = click.option(
         "--ram",
@@ -49,16 +62,16 @@ def memory_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def kv_type_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option --kv-type."""
+    """Add the option --kv-type to a command."""
     return click.option(
         "--kv-type",
         type=click.Choice(list(KV_TYPES)),
-        help="Precision of the KV cache. Default: f16, or what the memory asks for.",
+        help="Precision of the KV cache. Default: f16, or what the memory requires.",
     )(command)
 
 
 def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option --threads."""
+    """Add the option --threads to a command."""
     return click.option(
         "--threads",
         type=click.IntRange(1, MOST_THREADS),
@@ -68,7 +81,7 @@ def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def find_model(name: str | None) -> Path:
-    """The file that -m means, downloaded with a progress bar if need be."""
+    """Return the file of the model that -m names. Download it with a progress bar if it is not here."""
     from qgguf import hub
     from qgguf.cli.progress import bar
 

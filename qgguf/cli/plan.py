@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qgguf.cli.budget import as_bytes
 from qgguf.cli.logging_setup import verbose_option
-from qgguf.cli.options import kv_type_option
+from qgguf.cli.options import as_bytes, kv_type_option
 from qgguf.option_values import LEAST_MAX_TOKENS
 from qgguf.units import readable
 

@@ -1,4 +1,4 @@
-"""qgguf similarity."""
+"""The command `qgguf similarity`."""
 
 import click
 
@@ -15,7 +15,7 @@ TEXT_COLUMNS = 40
 @click.command()
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT TEXT...")
 @model_option
-@click.option("--prompt-name", metavar="NAME", help="A prompt of the model, put before each text.")
+@click.option("--prompt-name", metavar="NAME", help="A prompt of the model, such as query. `qgguf inspect` lists them.")
 @click.option("--dim", type=click.IntRange(min=1), metavar="N", help="Keep the first N numbers (Matryoshka).")
 @device_option
 @memory_options
@@ -30,13 +30,13 @@ def similarity(
     ram: int | None,
     kv_type: str | None,
 ) -> None:
-    """Show how near texts are to each other: cosines from -1 to 1.
+    """Show the cosine of each pair of texts, from -1 to 1.
 
     \b
     qgguf similarity "a cat sleeps" "the kitten naps" "stocks fell"
     """
     if len(texts) < 2:
-        raise click.UsageError("One text has nothing to be compared with. Give two or more.")
+        raise click.UsageError("One text cannot be compared. Give two or more.")
     device, threads = device_setting(device), threads_setting(None)
     vram, ram = vram_setting(vram), ram_setting(ram)
     lines = read_texts(texts, None)
@@ -51,7 +51,7 @@ def similarity(
 
 
 def table(texts: list[str], scores: list[list[float]]) -> list[str]:
-    """Lines of a table, texts down the side and their numbers along the top.
+    """Return the lines of a table, with the texts as rows and their numbers as columns.
 
     >>> table(["a", "한"], [[1, 0.5], [0.5, 1]])
     ['           1      2', '1  a   1.000  0.500', '2  한  0.500  1.000']

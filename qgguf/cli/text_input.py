@@ -1,4 +1,4 @@
-"""Texts from arguments, a file or stdin: a line each."""
+"""Reads texts from arguments, a file or stdin, one per line."""
 
 import codecs
 import sys
@@ -8,11 +8,11 @@ import click
 
 
 def read_texts(arguments: tuple[str, ...], file: str | None) -> list[str]:
-    """The texts a command was given.
+    """Return the texts that a command was given.
 
     arguments  texts, or "-" alone for stdin
     file       path, "-" for stdin, None for no file
-    raises     click.UsageError: none, or from two places; click.ClickException: not UTF-8
+    raises     click.UsageError: none, or from two sources; click.ClickException: not UTF-8
     """
     if arguments and file is not None:
         raise click.UsageError("Texts come from the arguments or from -i FILE, not from both.")
@@ -21,7 +21,7 @@ def read_texts(arguments: tuple[str, ...], file: str | None) -> list[str]:
     if file is not None:
         return split_lines(Path(file).read_bytes(), file)
     if not arguments:
-        raise click.UsageError("No texts. Give them as arguments, with -i FILE, or pipe them in, a line each.")
+        raise click.UsageError("No texts. Give them as arguments, with -i FILE, or pipe them in, one per line.")
     if "-" in arguments:
         raise click.UsageError("'-' (stdin) stands alone. For texts that start with a dash, put -- before them.")
     for number, text in enumerate(arguments, 1):
@@ -34,7 +34,7 @@ def read_texts(arguments: tuple[str, ...], file: str | None) -> list[str]:
 
 
 def split_lines(data: bytes, source: str) -> list[str]:
-    r"""UTF-8 lines; they end with \n or \r\n and with nothing else, and the last one need not end.
+    r"""Split UTF-8 bytes into lines, which end with \n or \r\n only. The last one may lack its end.
 
     source  what to call the data in an error
     raises  click.ClickException naming the line that is not UTF-8

@@ -1,10 +1,10 @@
-"""Columns of a terminal: letters of East Asian scripts and emoji take two."""
+"""Counts terminal columns: letters of East Asian scripts and emoji take two."""
 
 import unicodedata
 
 
 def shorten(text: str, columns: int) -> str:
-    """The text on one line of at most so many terminal columns.
+    """Return the text on one line of at most this many terminal columns.
 
     >>> shorten("한국어", 5)
     '한국…'
@@ -21,7 +21,7 @@ def shorten(text: str, columns: int) -> str:
 
 
 def width(text: str) -> int:
-    """Terminal columns of a text: 2 for East Asian wide letters and emoji, 0 for combining marks.
+    """Return the terminal columns of a text: 2 for East Asian wide letters and emoji, 0 for combining marks.
 
     >>> width("é"), width("e\u0301"), width("한"), width("😉")
     (1, 1, 2, 2)

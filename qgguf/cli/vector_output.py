@@ -1,4 +1,4 @@
-"""Vectors to a file or stdout, as json, jsonl, npy, csv or base64."""
+"""Writes vectors to a file or stdout, as json, jsonl, npy, csv or base64."""
 
 import base64
 import io
@@ -25,9 +25,9 @@ def write_vectors(
     """Write vectors in a format, row by row.
 
     form       one of FORMATS
-    write      takes bytes
-    model      what to call the model
-    precision  what the vectors are made of
+    write      function that takes bytes
+    model      name of the model in the output
+    precision  precision of the vectors
     """
     if form == "json":
         head = {"model": model, "dims": embeddings.vectors.shape[1], "precision": precision}
@@ -41,7 +41,7 @@ def write_vectors(
 
 
 def _write_json(write: Callable[[bytes], object], embeddings: "Embeddings", head: dict[str, Any]) -> None:
-    """One object, with a line per vector, so that it can be looked at."""
+    """Write one object, with one line per vector, so that it can be read in a terminal."""
     write(json.dumps(head, ensure_ascii=False)[:-1].encode() + b', "embeddings": [')
     for index, vector in enumerate(embeddings.vectors):
         write(f"{',' if index else ''}\n[{numbers(vector, ', ')}]".encode())
@@ -76,7 +76,7 @@ def _base64_line(embeddings: "Embeddings", index: int) -> str:
 
 
 def choose_format(form: str | None, out: str | None) -> str:
-    """The format asked for, else the one that the output's name ends in, else json.
+    """Return the format asked for, else the one that the output's name ends in, else json.
 
     raises  click.UsageError: npy to a terminal
     """
@@ -88,7 +88,7 @@ def choose_format(form: str | None, out: str | None) -> str:
 
 
 def numbers(vector: "NDArray[Any]", separator: str) -> str:
-    """A vector's numbers in the fewest digits that give the same float32 back.
+    """Return a vector's numbers in the fewest digits that give the same float32 back.
 
     >>> import numpy as np
     >>> numbers(np.array([0.1, -1e-9, 1], np.float32), ",")
@@ -99,7 +99,7 @@ def numbers(vector: "NDArray[Any]", separator: str) -> str:
 
 @contextmanager
 def output(out: str | None) -> Iterator[Callable[[bytes], object]]:
-    """A function that takes bytes for `out` ("-" or None: stdout).
+    """Open `out` ("-" or None: stdout) and yield the function that writes bytes to it.
 
     A file is written as `OUT.part`, and renamed when it is complete.
     """

@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint folder: its JSON files and its weights, read and refused here."""
+"""Reads and checks a Hugging Face checkpoint folder: its JSON files and its list of weights."""
 
 import json
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ _MAX_JSON_BYTES = 256 << 20
 class Checkpoint:
     """One checkpoint folder.
 
-    name      of the model, for the file's name and metadata
-    repo      "owner/name" where it came from the hub, else ""
+    name      name of the model, for the output file and its metadata
+    repo      "owner/name" for a checkpoint from the hub, else ""
     revision  the hub's commit, else ""
     """
 
@@ -30,7 +30,7 @@ class Checkpoint:
     _read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def json(self, name: str, *, needed: bool = False) -> dict[str, Any]:
-        """The JSON object in a file of the folder; {} where it is absent and not needed.
+        """Return the JSON object in a file of the folder; {} where it is absent and not needed.
 
         raises  CheckpointError: needed and missing, not JSON, not an object
         """
@@ -40,22 +40,23 @@ class Checkpoint:
                 raise CheckpointError(f"{self.folder} has no {name}. Give a complete Hugging Face checkpoint folder.")
             return {}
         if not isinstance(value, dict):
-            raise CheckpointError(f"{self.folder / name} is no JSON object. Download the checkpoint again.")
+            raise CheckpointError(f"{self.folder / name} is not a JSON object. Download the checkpoint again.")
         return value
 
     def json_value(self, name: str) -> Any:
-        """As `json`, any value; None where the file is absent."""
+        """Do as `json`, for any value; return None where the file is absent."""
         if name not in self._read:
             self._read[name] = _read_json(self.folder / name)
         return self._read[name]
 
     def text(self, name: str) -> str | None:
-        """A text file of the folder; None where it is absent."""
+        """Return the content of a text file of the folder; None where it is absent."""
         raw = _read_bytes(self.folder / name)
         return None if raw is None else raw.decode("utf-8", "replace")
 
     @cached_property
     def config(self) -> dict[str, Any]:
+        """The content of config.json."""
         return self.json("config.json", needed=True)
 
     @cached_property
@@ -76,14 +77,14 @@ class Checkpoint:
         return [self.folder / name for name in names]
 
     def tensors(self) -> list[StoredTensor]:
-        """Every tensor of every weight file, file by file in the order they lie.
+        """Return every tensor of every weight file, in the order of the files and of their offsets.
 
-        raises  CheckpointError: a file that is wrong, or shards that are not as the index says
+        raises  CheckpointError: a damaged file, or shards that differ from the index
         """
-        found = [tensor for path in self.weight_files for tensor in read_tensors(path)]
+        tensors = [tensor for path in self.weight_files for tensor in read_tensors(path)]
         if self.weight_files[0].name != SINGLE:
-            self._check_index({tensor.name: tensor.file.name for tensor in found}, len(found))
-        return found
+            self._check_index({tensor.name: tensor.file.name for tensor in tensors}, len(tensors))
+        return tensors
 
     def _index(self) -> dict[str, str]:
         index = self.json(INDEX)
@@ -94,10 +95,10 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder / INDEX} has no usable weight_map. Download the checkpoint again.")
         return names
 
-    def _check_index(self, found: dict[str, str], n_found: int) -> None:
-        said = self._index()
-        wrong = sorted(name for name in said.keys() | found.keys() if said.get(name) != found.get(name))
-        if wrong or n_found != len(found):
+    def _check_index(self, stored: dict[str, str], n_stored: int) -> None:
+        listed = self._index()
+        wrong = sorted(name for name in listed.keys() | stored.keys() if listed.get(name) != stored.get(name))
+        if wrong or n_stored != len(stored):
             some = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
             raise CheckpointError(
                 f"{self.folder / INDEX} and the weight files disagree on {some or 'tensors that are stored twice'}. "
@@ -113,7 +114,7 @@ class Checkpoint:
 
 
 def _is_shard_name(name: object) -> bool:
-    """A plain file name: an index must not point out of its folder."""
+    """Return whether this is a plain file name: an index must not point out of its folder."""
     return isinstance(name, str) and name.endswith(".safetensors") and not set(name) & set("/\\:\0")
 
 

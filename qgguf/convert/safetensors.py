@@ -1,4 +1,4 @@
-"""A .safetensors header -> where each tensor lies. Written against hostile files; no number is read here.
+"""Reads a .safetensors header and returns the offset of each tensor. Written against hostile files; reads no weights.
 
 source  https://github.com/huggingface/safetensors#format
 """
@@ -26,7 +26,7 @@ _DTYPES: Mapping[str, int] = {
 class StoredTensor:
     """One tensor of a weight file.
 
-    shape   as the checkpoint says it: (rows, columns) of a matrix
+    shape   as in the checkpoint: (rows, columns) of a matrix
     offset  bytes from the start of the file
     """
 
@@ -39,7 +39,7 @@ class StoredTensor:
 
 
 def read_tensors(path: Path) -> list[StoredTensor]:
-    """The tensors of a file in the order they lie there; they fill it without gap or overlap.
+    """Return the tensors of a file in the order of their offsets. They fill it without gap or overlap.
 
     raises  CheckpointError: cut short, not a safetensors file, or a header that cannot be true
     """
@@ -58,10 +58,10 @@ def read_tensors(path: Path) -> list[StoredTensor]:
     data_offset = 8 + header_bytes
     header = _parse(raw, path)
     header.pop("__metadata__", None)
-    found = [_tensor(name, entry, path, data_offset) for name, entry in header.items()]
-    found.sort(key=lambda tensor: (tensor.offset, tensor.size_bytes))
-    _check_places(found, path, data_offset, size_bytes)
-    return found
+    tensors = [_tensor(name, entry, path, data_offset) for name, entry in header.items()]
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.size_bytes))
+    _check_offsets(tensors, path, data_offset, size_bytes)
+    return tensors
 
 
 def _wrong(path: Path, what: str) -> CheckpointError:
@@ -79,22 +79,22 @@ def _parse(raw: bytes, path: Path) -> dict[str, object]:
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=without_twins)
     except (ValueError, RecursionError) as error:
-        raise _wrong(path, "is no safetensors file: its header is not JSON") from error
+        raise _wrong(path, "is not a safetensors file: its header is not JSON") from error
     if not isinstance(header, dict):
-        raise _wrong(path, "is no safetensors file: its header is no JSON object")
+        raise _wrong(path, "is not a safetensors file: its header is not a JSON object")
     return header
 
 
 def _tensor(name: str, entry: object, path: Path, data_offset: int) -> StoredTensor:
     entry = entry if isinstance(entry, dict) else {}
-    dtype, shape, place = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not _are_sizes(shape) or len(shape) > MAX_DIMS or not _are_sizes(place) or len(place) != 2:
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not _are_sizes(shape) or len(shape) > MAX_DIMS or not _are_sizes(offsets) or len(offsets) != 2:
         raise _wrong(path, f"describes {name!r} wrongly: a dtype, a shape and two data_offsets are needed")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise CheckpointError(
             f"{path} stores {name!r} as {dtype!r}, which is not known here. Save the checkpoint in BF16, F16 or F32."
         )
-    begin, end = place
+    begin, end = offsets
     needed = math.prod(shape) * _DTYPES[dtype]
     if end - begin != needed:
         raise _wrong(path, f"gives {name!r} {end - begin:,} bytes; {dtype} {list(shape)} needs {needed:,}")
@@ -105,7 +105,7 @@ def _are_sizes(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
 
 
-def _check_places(tensors: list[StoredTensor], path: Path, data_offset: int, size_bytes: int) -> None:
+def _check_offsets(tensors: list[StoredTensor], path: Path, data_offset: int, size_bytes: int) -> None:
     end = data_offset
     for tensor in tensors:
         if tensor.offset != end:

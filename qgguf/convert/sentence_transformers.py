@@ -1,4 +1,4 @@
-"""What sentence-transformers' own files say of a checkpoint: pooling, prompts, longest text."""
+"""Reads pooling, prompts and token limit from the files of sentence-transformers in a checkpoint."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,10 @@ _FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "
 
 @dataclass(frozen=True, slots=True)
 class SentenceModules:
-    """max_tokens  None where no length is declared"""
+    """What the files of sentence-transformers declare.
+
+    max_tokens  longest text in tokens; None where none is declared
+    """
 
     pooling: Pooling
     prompts: dict[str, str]
@@ -50,7 +53,7 @@ def read_modules(
 
 
 def _pooling_folder(checkpoint: Checkpoint) -> str | None:
-    """The folder of the Pooling module, after all modules have been found harmless."""
+    """Return the folder of the Pooling module; refuse modules that a GGUF cannot express."""
     modules = checkpoint.json_value("modules.json")
     if modules is None:
         return None
@@ -114,8 +117,8 @@ def _max_tokens(checkpoint: Checkpoint) -> int | None:
         raise _unreadable("sentence_bert_config.json", "max_seq_length", length)
     if config.get("do_lower_case") and not _lowercases(checkpoint):
         raise CheckpointError(
-            "sentence_bert_config.json says do_lower_case, but the tokenizer keeps capitals. "
-            "A GGUF cannot say both, so this model cannot be converted."
+            "sentence_bert_config.json sets do_lower_case, but the tokenizer keeps capitals. "
+            "A GGUF cannot express both, so this model cannot be converted."
         )
     return length
 
@@ -126,4 +129,4 @@ def _lowercases(checkpoint: Checkpoint) -> bool:
 
 
 def _unreadable(file: str, key: str, value: Any) -> CheckpointError:
-    return CheckpointError(f"{file} has {key} {str(value)[:80]!r}, which cannot be used. Mend it, or take it out.")
+    return CheckpointError(f"{file} has {key} {str(value)[:80]!r}, which cannot be used. Correct or remove it.")

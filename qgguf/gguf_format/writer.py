@@ -21,7 +21,7 @@ _U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key of the metadata, with its value as it is stored; one constructor per type."""
+    """One key of the metadata, with its value as stored in the file; one constructor per type."""
 
     key: str
     type_id: int

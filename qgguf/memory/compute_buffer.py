@@ -190,7 +190,7 @@ class _Operations:
         return self.result(columns, normed, in_place=[normed])  # times the weights
 
     def layer_norm(self, columns: int, tensor: _Tensor) -> _Tensor:
-        normed = self.result(columns, tensor)  # unlike the RMS norm, never in place
+        normed = self.result(columns, tensor)  # unlike the RMS norm, never in the input's memory
         weighted = self.result(columns, normed, in_place=[normed])
         return self.result(columns, weighted, in_place=[weighted])  # plus the bias
 
