@@ -53,7 +53,7 @@ def test_tensors_are_found_where_they_lie(tmp_path: Path):
         (TWO, 33, None, "1 bytes after"),
         (b"not JSON \xff", 32, None, "not JSON"),
         (b"[" * 100_000, 32, None, "not JSON"),
-        (b"[]", 32, None, "no JSON object"),
+        (b"[]", 32, None, "not a JSON object"),
         (b'{"a": {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}, "a": 1}', 32, None, "'a' twice"),
         (changed(dtype="F4_FANCY"), 32, None, "F4_FANCY"),
         (changed(dtype=7), 32, None, "not known"),
@@ -180,5 +180,5 @@ def test_a_folder_without_weights_says_what_to_do(other: str, said: str, tmp_pat
 def test_json_that_is_none_is_refused(raw: bytes, tmp_path: Path):
     """Not JSON, not UTF-8, not an object, too deep."""
     (tmp_path / "config.json").write_bytes(raw)
-    with pytest.raises(CheckpointError, match=r"config\.json is (not JSON|no JSON object)"):
+    with pytest.raises(CheckpointError, match=r"config\.json is (not JSON|not a JSON object)"):
         _ = Checkpoint(tmp_path, "model").config

@@ -234,7 +234,7 @@ def test_a_tokenizer_that_llama_cpp_does_not_have(family: str, change: str, requ
 def test_a_tokenizer_that_is_no_object(bert: Path):
     """A list, where an object is needed."""
     (bert / "tokenizer.json").write_text("[1]")
-    refused(bert, "no JSON object")
+    refused(bert, "not a JSON object")
 
 
 def _template(*pieces: dict) -> Callable[[Any], Any]:

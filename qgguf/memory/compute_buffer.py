@@ -3,7 +3,7 @@
 A closed formula would have to guess how the allocator's free blocks fall. This module walks the same graph in the same
 order, and so returns the figure that llama.cpp reports. It models two graphs, Qwen3's and BERT's; for a model of
 another architecture the figure is an estimate (`ModelSizes.exact_compute_buffer`). Pure; takes some milliseconds.
-source  ggml-alloc.c (best fit, reuse in place), ggml-backend.cpp (copies between devices), llama-graph.cpp,
+source  ggml-alloc.c (best fit, reuse of an input's memory), ggml-backend.cpp (copies between devices), llama-graph.cpp,
         models/qwen3.cpp and models/bert.cpp of the vendored llama.cpp
 """
 
@@ -83,7 +83,7 @@ class _Tensor:
 
     size      bytes; 0 for a view, and for what is written to the KV cache
     device    CPU or GPU
-    in_place  parents whose memory it may take: of the same layout, and the operation works in place
+    in_place  parents whose memory it may take: of the same layout, and the operation may overwrite it
     root      the tensor that it is a view of
     """
 
