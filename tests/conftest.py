@@ -38,6 +38,16 @@ CONVERTER = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--fast", action="store_true", help="run only files that need no model, hub or other process")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --fast, leave out the package's doctests and the test files that need more than pure modules."""
+    if not config.getoption("--fast") or collection_path.suffix != ".py":
+        return None
+    from tests.test_floors import is_fast
+
+    return None if collection_path.parent == REPOSITORY / "tests" and is_fast(collection_path) else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -113,6 +113,34 @@ def is_pure(name: str) -> bool:
     return on_pure_floor or ".".join(name.split(".")[:2]) in PURE_MODULES
 
 
+# What tests/support has for models, the hub and other processes.
+SUPPORT_OF_SLOW_TESTS = {
+    "bert_checkpoints", "checkpoints", "empty_model", "hub_server", "lanes", "llama_quantize", "minilm", "native",
+    "pages", "processes", "reference_checkpoints",
+}  # fmt: skip
+
+
+def is_fast(path: Path) -> bool:
+    """Whether a test file needs no native code, hub, command line or other process: `scripts/test --fast` runs it."""
+    for name in imports(path):
+        first, _, rest = name.partition(".")
+        if first in ("llama_cpp", "click", "scripts"):
+            return False
+        if name.startswith("tests.support.") and name.split(".")[2] in SUPPORT_OF_SLOW_TESTS:
+            return False
+        if first == "qgguf" and not is_pure(rest) and FLOOR_OF.get(rest.split(".")[0], 99) >= FLOOR_OF["hub"]:
+            return False
+    return True
+
+
+def test_fast_files_need_no_model():
+    """`scripts/test --fast` runs the layout and the pure tests, and nothing that opens a model."""
+    tests = PACKAGE.parent / "tests"
+    fast = {path.stem for path in tests.glob("test_*.py") if is_fast(path)}
+    assert {"test_floors", "test_batching", "test_vectors", "test_prompts", "test_inputs"} <= fast
+    assert not {"test_embedder", "test_cli_embed", "test_hub_download", "test_convert", "test_docs"} & fast
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_imports_go_down(path: Path):
     """A module imports nothing of a floor above its own, not even inside a function."""

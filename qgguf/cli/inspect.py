@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Show a model's properties and what was corrected in its header.")
 @click.argument("model")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @verbose_option
 def inspect(model: str, as_json: bool) -> None:
     """Show a model's architecture, size, dims, pooling, end token and prompts, and what was corrected in its header.
