@@ -101,12 +101,12 @@ def test_faulty_driver_counts_as_none(program: str, tmp_path: Path, monkeypatch:
 
 
 def test_supported_releases_are_the_same_everywhere():
-    """pyproject.toml requires the range of the tested releases; README and the commands name the newest."""
+    """pyproject.toml requires the range of the tested releases; docs/install.md and the commands name the newest."""
     oldest, newest = TESTED_VERSIONS[0], TESTED_VERSIONS[-1]
     assert f'"llama-cpp-python>={oldest},<={newest}"' in (REPOSITORY / "pyproject.toml").read_text("utf-8")
     numbers = [tuple(map(int, version.split("."))) for version in TESTED_VERSIONS]
     assert numbers == [(*numbers[0][:2], numbers[0][2] + index) for index in range(len(numbers))], "no gaps"
-    named = set(re.findall(r"llama-cpp-python==([\d.]+\d)", (REPOSITORY / "README.md").read_text("utf-8")))
+    named = set(re.findall(r"llama-cpp-python==([\d.]+\d)", (REPOSITORY / "docs" / "install.md").read_text("utf-8")))
     assert named == {BINDING_VERSION}
 
 
