@@ -1,7 +1,7 @@
 """Text embeddings from GGUF files, on llama.cpp, without torch.
 
-Public are the names of this module's `__all__`, the errors of `qgguf.errors` and the functions of `qgguf.vectors`.
-Everything else may move between releases.
+The public names are those of this module's `__all__`, the errors of `qgguf.errors` and the functions of
+`qgguf.vectors`. Everything else may move between releases.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -66,8 +66,8 @@ class Embedder:
     prompts              name -> text; added to the model's own
     default_prompt_name  prompt of a plain `encode`; default: the model's own, mostly none
     strategy             "last_rows", "two_calls" or "plain": how llama.cpp is driven; default: chosen by a probe
-    raises               ModelNotFoundError, ModelFileError, OptionError, DeviceError, BudgetError (the memory given is
-                         too little; both numbers are named), PromptError
+    raises               ModelNotFoundError, ModelFileError, ChecksumError, OptionError, PromptError, DeviceError,
+                         BudgetError (the memory given is too little; both numbers are named), NativeError
 
     All methods may be called from any thread. Close it, or use it as a context manager, to free its memory.
     """
@@ -188,7 +188,8 @@ class Embedder:
         show_progress_bar     on stderr
         truncate              "end" or "error", for this call
         returns               (n_texts, dims); (dims,) for one str; float32 unless `precision` names another
-        raises                TextError (index named), TextTooLongError, DimensionError, PromptError, OptionError
+        raises                TextError (index named), TextTooLongError, DimensionError, PromptError, OptionError,
+                              NativeError
         """
         return self._vectors(
             texts,
@@ -312,7 +313,7 @@ class Embedder:
         return counts[indices]
 
     def token_ids(self, text: str) -> list[int]:
-        """Return the ids of one text, end token included, without prompt or cut."""
+        """Return the ids of one text, end token included, without a prompt and not cut."""
         with self._engine.in_use():
             ids: list[int] = self._engine.tokenizer.ids(inputs.as_list(text)[0]).tolist()
         return ids

@@ -1,4 +1,4 @@
-"""Operations on vectors after the model: Matryoshka slice, unit length, cosine, small precisions. Uses numpy only."""
+"""Operations on vectors after the model: unit length, cosine, small precisions. Uses numpy only."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def similarity(a: ArrayLike, b: ArrayLike) -> Vectors:
 
     a, b     (n, dims) and (m, dims), or one vector (dims,) each; float32 or int8 codes, of any length
     returns  (n, m) float32; 0 where a vector is all zeros
-    raises   DimensionError when the dims differ, OptionError for packed binary vectors
+    raises   DimensionError when the dims differ, OptionError for packed binary vectors in uint8
 
     >>> similarity([1, 0], [[1, 0], [0, 2]])
     array([[1., 0.]], dtype=float32)

@@ -319,7 +319,7 @@ def test_larger_and_smaller_plans_differ_from_the_plan(sizes: ModelSizes, vram: 
 
 def test_error_names_budget_and_need(sizes_4b: ModelSizes):
     """The least that is needed, and what was given."""
-    with pytest.raises(BudgetError, match=r"Nothing fits in 200MB of GPU memory: 1 of 36 layers .* needs 3\d\dMB"):
+    with pytest.raises(BudgetError, match=r"Nothing fits in 200MB of GPU memory: 1 of 36 layers .* need 3\d\dMB"):
         plan(sizes_4b, PlanRequest(vram=200_000_000))
     with pytest.raises(BudgetError, match=r"Nothing fits in 100MB of the host's memory: .* needs \d\d\dMB"):
         plan(sizes_4b, PlanRequest(ram=100_000_000))

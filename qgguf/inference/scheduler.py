@@ -1,7 +1,7 @@
 """Scheduler: puts the texts of many calls into shared batches, and has them computed in the threads of the callers.
 
 No thread owns the model. A caller that finds a lane free computes in it, for itself and for all that wait. A single
-caller runs in its own thread; the overhead is two lock acquisitions.
+caller runs in its own thread; the overhead is a few lock acquisitions per batch.
 """
 
 import itertools
@@ -34,8 +34,8 @@ class Scheduler:
     sort_batches  give a lane the texts of a batch in the order of their ids, so that shared beginnings are neighbours
     check         raises when the model is to be closed; called between native calls
 
-    Each batch begins with the call that has waited longest for one, and its room is divided evenly among the calls that
-    wait, so that a query never waits for more than the batch under way and the next.
+    Each batch begins with the call that has waited longest for one. Its room is divided evenly among the waiting calls
+    that have the same prompt, so that a query does not wait for all batches of a large call with its prompt.
 
     The states of a caller's thread::
 
@@ -47,14 +47,19 @@ class Scheduler:
                                 |
                                 +-- any exception: _leave gives back its lane and its texts
 
-    A helper thread is started for a lane that no caller uses while texts wait; it holds the lane until none do.
+    A helper thread is started for a lane that no caller uses while texts wait. It computes batches until none do.
 
-    The states of a call are drawn in `Call`. In here a call is in `_calls` until it has ended, its caller is in
-    `_sleeping` while it waits, and `_under_way` has the slices that are being computed in each lane.
+    The states of a call are drawn in `Call`. The attributes hold:
+
+    _calls      calls that have not ended
+    _sleeping   those of them whose threads wait
+    _holders    who computes in each lane
+    _under_way  the slices that are being computed in each lane
+    _helpers    helper threads
 
     Ctrl-C may come between any two steps of a thread that computes for others too. So each fact is stored once and
-    changes in one step: who holds a lane, what is under way in it, which texts are done. `_leave` repeats what an
-    interrupt left half done; repeating a finished step changes nothing.
+    changes in one step: who holds a lane, what is under way in it, which texts are done. `_leave` runs each step
+    of the clean-up again, because an interrupt may have stopped it halfway; each step is safe to repeat.
     """
 
     def __init__(
@@ -111,7 +116,8 @@ class Scheduler:
         """
         if not call.ended:
             try:
-                # A function by itself: an interrupt as a loop jumps back is past `except` in Python 3.13.
+                # `_serve` is a function because in Python 3.13 a `try` around a loop does not catch an interrupt at the
+                # loop's jump back.
                 self._serve(call)
             except BaseException as error:
                 self._leave(call, error)
@@ -131,7 +137,7 @@ class Scheduler:
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way)
 
-    # Who computes. The lock is held where a docstring does not state otherwise.
+    # Who computes. The caller of these methods holds the lock, unless a docstring states that the method takes it.
 
     def _serve(self, call: Call) -> None:
         """Compute batches until the call has ended. Takes the lock."""
@@ -232,7 +238,7 @@ class Scheduler:
     # What is computed
 
     def _step(self, lane: Lane) -> None:
-        """Compute one batch. Its exceptions are stored on the affected calls, not raised in the computing thread."""
+        """Compute one batch. Exceptions are stored on the affected calls, not raised in this thread. Takes the lock."""
         slices: list[CallSlice] = []
         with self._lock:
             self._under_way[lane] = slices
@@ -291,7 +297,7 @@ class Scheduler:
             call.turn = next(self._turns)
 
     def _vectors(self, lane: Lane, slices: list[CallSlice], between: Between) -> list[Vectors]:
-        """Compute the distinct texts of a batch; return the rows of each slice."""
+        """Compute the distinct texts of a batch; return the rows of each slice. The lock is not held."""
         self._check()
         keys = [[taken.call.keys[index] for index in taken.indices] for taken in slices]
         texts = {taken.call.keys[index]: taken.call.texts[index] for taken in slices for index in taken.indices}
@@ -310,7 +316,7 @@ class Scheduler:
             taken.call.fail(error)
 
     def _report(self, reported: dict[CallSlice, int], part: float) -> None:
-        """Report to each call how many of its tokens are computed, when this part of the batch is."""
+        """Report to each call its computed tokens, when this part of the batch is computed. May take the lock."""
         for taken, before in reported.items():
             done = int(taken.n_tokens * part)
             if done > before and taken.call.on_tokens is not None and not taken.call.ended:

@@ -1,11 +1,12 @@
 """Estimate a model's GPU and host memory, and choose the best settings that fit a budget. Pure.
 
-Every figure follows llama.cpp's own arithmetic and is checked against what llama.cpp reports when it loads on a CPU
+The figures follow llama.cpp's own arithmetic and are checked against what llama.cpp reports when it loads on a CPU
 (scripts/check_memory.py): weights, KV cache, compute buffer, output rows, the repacked copy. Not checked on a GPU yet:
 the driver's share (GPU_CONTEXT_BYTES), the working copies of its kernels, and the half-precision copies that CUDA's
 attention makes of a quantised cache. The rest of a GPU's compute buffer was compared with what llama.cpp reserves on a
-second device, a CPU behind RPC: the same allocator, not the same kernels. The compute buffer is exact for the graphs of
-Qwen3 and BERT; for others it is an estimate with a margin (COMPUTE_BUFFER_MARGIN).
+second device, a CPU behind RPC: the same allocator, not the same kernels. The compute buffer is computed from the
+graph for Qwen3 and BERT (at most 3.4 % off); for others it is an estimate with a margin (COMPUTE_BUFFER_MARGIN). The
+program's own memory is a measured constant.
 
 An example: two layers of 1 MB that see 2048 tokens (2304 KV cells, those for prompts included):
 
@@ -22,7 +23,8 @@ Its KV cache holds a key and a value of 2 * 64 numbers of 2 bytes for each cell 
 >>> cache.size_bytes, 2 * 2304 * 2 * 128 * 2
 (2359296, 2359296)
 
-The tied output matrix is only looked up, on the host, and never multiplied (see native/context.py), so no GPU holds it.
+The tied output matrix is only looked up, on the host, and never multiplied (see native/row_reader.py), so no GPU holds
+it in this plan.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -74,13 +76,13 @@ SMALLEST_LIMIT = 2048
 """The planner never lowers the token limit below this by itself: most passages are shorter."""
 
 LOGIT_BYTES, MOST_SEQUENCES, LEAST_SEQUENCES = 40_000_000, 256, 64
-"""llama.cpp keeps a row of logits for each sequence: bytes for all of them, most and least number of sequences."""
+"""llama.cpp keeps a row of logits for each sequence: bytes for all of them, the largest and the smallest number."""
 
 KEPT_PREFIXES, KEPT_TOKENS = 4, 256
 """Prompts that stay in the KV cache between calls, and their tokens in total."""
 
 MOST_LANES = 8
-"""Most contexts in which an encoder computes side by side."""
+"""Largest number of contexts that an encoder uses in parallel."""
 
 # (micro-batch, tokens in a batch): for texts that may be split, and for texts that must be computed in one piece, where
 # a longer text enlarges the micro-batch. The best first; figures: docs/laboratory-log.md.
@@ -201,7 +203,7 @@ class Plan:
 
     @property
     def max_texts(self) -> int:
-        """Most texts in a batch."""
+        """Largest number of texts in a batch."""
         return self.settings.n_sequences - KEPT_PREFIXES
 
     @property
@@ -425,7 +427,7 @@ class Concession:
     name     what is given up
     amount   how much of it a plan gives up, as a number to compare
     reason   why it stands where it does in CONCESSIONS
-    at_once  made in full where the weights do not stay in memory: the less the rest takes, the more of them stay
+    at_once  if the weights do not fit in memory, take this step as far as it goes: then more of the weights stay there
     """
 
     name: str
@@ -450,13 +452,13 @@ CONCESSIONS = (
     Concession(
         "lower token limit",
         lambda plan: -plan.settings.max_tokens,
-        "Longer texts are cut, which is logged. Never where the user named the limit, or for one layer more.",
+        "Longer texts are cut, which is logged. Not if the user set the limit, nor just for one more layer.",
         at_once=True,
     ),
     Concession(
         "KV cache in 4 bits",
         lambda plan: plan.settings.kv_type == "q4_0",
-        "Every vector loses precision. Never for one layer more.",
+        "Every vector loses precision. Not just for one more layer.",
     ),
     Concession(
         "layers on the CPU instead of the GPU",
@@ -464,12 +466,12 @@ CONCESSIONS = (
         "Each of them takes a multiple of its time on the GPU.",
     ),
     Concession(
-        "weights that stay in the host's memory",
+        "room for the weights in the host's memory",
         lambda plan: not plan.fits_ram,
         "The system drops their pages and reads them from the disk again and again: by far the slowest.",
     ),
 )
-"""What a plan gives up, in this order: each concession only where all before it, made in full, are not enough.
+"""What a plan gives up, in this order: each only if all before it, as far as they go, do not free enough memory.
 
 So a larger budget never puts fewer layers on the GPU.
 """
@@ -572,7 +574,7 @@ def _settings(sizes: ModelSizes, request: PlanRequest, n_gpu: int, repack: bool)
     for kv_type, limit, (micro_batch, batch) in product(
         kv_types if request.kv_type is None else [request.kv_type], limits, _batches(sizes)
     ):
-        # Prompts in the KV cache count in a batch until it is known that all of its texts begin with one.
+        # Room for kept prompts is reserved: it is not known yet whether all texts of a batch begin with one.
         cells = max(limit, batch + KEPT_TOKENS if sizes.last_rows else micro_batch)
         yield Settings(
             n_gpu_layers=n_gpu,
@@ -629,14 +631,17 @@ def _with_costs(sizes: ModelSizes, request: PlanRequest, counted: Plan) -> Plan:
 
 def _nothing_fits(closest: Plan, request: PlanRequest) -> str:
     settings, vram, ram = closest.settings, request.vram, request.ram
-    least = f"{settings.n_gpu_layers} of {closest.n_layers} layers at {settings.max_tokens:,} tokens"
+    tokens = f"a token limit of {settings.max_tokens:,}"
+    layers = f"{settings.n_gpu_layers} of {closest.n_layers} layers on the GPU"
     if vram is not None and closest.vram_bytes > vram:
         return (
-            f"Nothing fits in {in_gigabytes(vram)} of GPU memory: {least} needs {in_gigabytes(closest.vram_bytes)}, "
+            f"Nothing fits in {in_gigabytes(vram)} of GPU memory: {layers} and {tokens} need "
+            f"{in_gigabytes(closest.vram_bytes)}, "
             "the driver's share included. Give more, set a smaller token limit, or run on the CPU."
         )
+    needed = f"{layers} and {tokens} need" if settings.n_gpu_layers else f"{tokens} needs"
     return (
-        f"Nothing fits in {in_gigabytes(ram or 0)} of the host's memory: {least} on the GPU needs "
+        f"Nothing fits in {in_gigabytes(ram or 0)} of the host's memory: {needed} "
         f"{in_gigabytes(closest.required_ram_bytes)}. Give more, set a smaller token limit, or take a smaller file of "
         "the model."
     )

@@ -200,7 +200,7 @@ class NativeContext:
             llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def _worth_keeping(self, texts: Sequence[Ids], prompt: Ids) -> Ids:
-        """Return the part of the prompt that all texts begin with and go on after, or no ids where it is too short."""
+        """Return the part of the prompt that begins every text and is shorter than each; no ids if too short."""
         n = min(len(prompt), KEPT_TOKENS)
         for text in texts:
             n = min(n, common_length(prompt[:n], text), len(text) - 1)
