@@ -37,6 +37,7 @@ VARIABLES = (
     Variable("QGGUF_VRAM", "GPU memory for a model, such as 3GB", "what is free"),
     Variable("QGGUF_RAM", "RAM for a model, such as 2GB", "the machine's or its container's"),
     Variable("HF_HOME", "the folder of the Hugging Face cache", "~/.cache/huggingface"),
+    Variable("HF_HUB_CACHE", "the folder of the cached models", "$HF_HOME/hub"),
     Variable("HF_ENDPOINT", "the hub's address", "https://huggingface.co"),
     Variable("HF_TOKEN", "the token for private and gated models", "the one that was saved at login", secret=True),
     Variable("HF_HUB_OFFLINE", "1: never use the network", "0"),

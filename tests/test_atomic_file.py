@@ -119,7 +119,7 @@ def test_a_folder_is_refused(save: Save, tmp_path: Path):
 
 @WRITERS
 def test_a_missing_folder_is_named_and_not_created(save: Save, tmp_path: Path):
-    """A file in the place of the folder is as good as none."""
+    """A file where the folder should be is no folder."""
     (tmp_path / "file").write_bytes(b"")
     for folder in ("none", "file"):
         with pytest.raises(OutputError, match=f"there is no folder .*{folder}"):

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's files: what a safetensors header may say, and what it may not."""
+"""Reading a checkpoint's files: valid and hostile safetensors headers, and indexes of shards."""
 
 import json
 import os
@@ -34,8 +34,8 @@ def changed(**changes: object) -> dict:
     return {"é": TWO["é"], "한": TWO["한"] | changes}
 
 
-def test_tensors_are_found_where_they_lie(tmp_path: Path):
-    """Names in any script, shapes, types, and offsets from the start of the file; metadata is no tensor."""
+def test_tensors_have_their_offsets(tmp_path: Path):
+    """Names in any script, shapes, types, and offsets from the start of the file; metadata is not a tensor."""
     path = raw_file(tmp_path / "model.safetensors", {"__metadata__": {"format": "pt 😉"}} | TWO)
     first, second = read_tensors(path)
     start = path.stat().st_size - 32
@@ -44,7 +44,7 @@ def test_tensors_are_found_where_they_lie(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("header", "n_data", "header_bytes", "said"),
+    ("header", "n_data", "header_bytes", "message"),
     [
         (TWO, 32, 1 << 62, "cut short"),
         (TWO, 32, (1 << 64) - 1, "cut short"),
@@ -75,11 +75,11 @@ def test_tensors_are_found_where_they_lie(tmp_path: Path):
     ],
 )
 def test_a_hostile_header_is_refused_in_one_line(
-    header: object, n_data: int, header_bytes: int | None, said: str, tmp_path: Path
+    header: object, n_data: int, header_bytes: int | None, message: str, tmp_path: Path
 ):
-    """Every length and place is checked before it is used; the message names the file."""
+    """Every length and offset is checked before it is used; the message names the file."""
     path = raw_file(tmp_path / "model.safetensors", header, n_data, header_bytes)
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         read_tensors(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -133,8 +133,8 @@ def shards(tmp_path: Path) -> tuple[Path, dict]:
     return folder, json.loads((folder / "model.safetensors.index.json").read_text())
 
 
-def test_a_missing_shard_is_named(tmp_path: Path):
-    """How many are missing of how many, and which."""
+def test_missing_shard_is_named(tmp_path: Path):
+    """The message has how many are missing, of how many, and which."""
     folder, _ = shards(tmp_path)
     (folder / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"1 of its 3 weight files: model-00002-of-00003\.safetensors"):
@@ -143,7 +143,7 @@ def test_a_missing_shard_is_named(tmp_path: Path):
 
 @pytest.mark.parametrize("change", ["gone", "moved", "extra"])
 def test_an_index_that_disagrees_with_the_shards_is_refused(change: str, tmp_path: Path):
-    """A tensor that the index does not name, has in another shard, or names in vain."""
+    """A tensor is not in the index, is in another shard, or is missing from its shard."""
     folder, index = shards(tmp_path)
     names = index["weight_map"]
     if change == "gone":
@@ -166,19 +166,19 @@ def test_an_index_cannot_point_out_of_its_folder(name: object, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [("adapter_config.json", "merge it"), ("pytorch_model.bin", "safe_serialization"), ("x.txt", "complete")],
 )
-def test_a_folder_without_weights_says_what_to_do(other: str, said: str, tmp_path: Path):
-    """An adapter, pickled weights, or nothing at all: each has its own next step."""
+def test_folder_without_weights_gets_a_next_step(other: str, message: str, tmp_path: Path):
+    """The message differs for an adapter, pickled weights, and no weights."""
     (tmp_path / other).write_text("{}")
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         Checkpoint(tmp_path, "model").tensors()
 
 
 @pytest.mark.parametrize("raw", [b"{", b"\xff\xfe", b"[1]", b"7", b"[" * 100_000])
-def test_json_that_is_none_is_refused(raw: bytes, tmp_path: Path):
-    """Not JSON, not UTF-8, not an object, too deep."""
+def test_invalid_json_is_refused(raw: bytes, tmp_path: Path):
+    """It is not JSON, not UTF-8, not an object, or nested too deeply."""
     (tmp_path / "config.json").write_bytes(raw)
     with pytest.raises(CheckpointError, match=r"config\.json is (not JSON|not a JSON object)"):
         _ = Checkpoint(tmp_path, "model").config

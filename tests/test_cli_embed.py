@@ -119,8 +119,8 @@ def test_prompts_and_instructions_reach_the_model(small_qwen3: Path, tmp_path: P
         assert np.array_equal(np.load(io.BytesIO(done.stdout)), vectors), done.stderr
 
 
-def test_texts_that_were_cut_are_told(minilm_q8: Path, tmp_path: Path):
-    """A line on stderr counts them, the output marks them; --truncate error refuses and writes nothing."""
+def test_cut_texts_are_reported(minilm_q8: Path, tmp_path: Path):
+    """A line on stderr counts them and the output marks them; --truncate error writes nothing."""
     arguments = ["embed", "-m", str(minilm_q8), "--max-tokens", "8", "-f", "jsonl", "short", "word " * 50]
     done = qgguf(*arguments, home=tmp_path)
     assert done.returncode == 0
@@ -133,7 +133,7 @@ def test_texts_that_were_cut_are_told(minilm_q8: Path, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_model_may_come_from_the_environment(minilm_q8: Path, tmp_path: Path):
+def test_model_comes_from_the_environment(minilm_q8: Path, tmp_path: Path):
     """Without -m: $QGGUF_MODEL, else the one model in ./models."""
     settings = {"QGGUF_MODEL": str(minilm_q8)}
     first = qgguf("embed", "x", home=tmp_path, **settings)
@@ -144,7 +144,7 @@ def test_the_model_may_come_from_the_environment(minilm_q8: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("stdin", [b"", b"\xef\xbb\xbf"])
-def test_no_lines_are_no_vectors(stdin: bytes, minilm_q8: Path, tmp_path: Path):
+def test_empty_input_gives_no_vectors(stdin: bytes, minilm_q8: Path, tmp_path: Path):
     """An empty input gives an empty array of the right width."""
     done = qgguf("embed", "-m", str(minilm_q8), "-f", "npy", home=tmp_path, stdin=stdin)
     assert done.returncode == 0 and np.load(io.BytesIO(done.stdout)).shape == (0, 384)
@@ -187,7 +187,7 @@ def test_texts_are_utf8_whatever_the_locale(
     ],
 )
 def test_wrong_usage_exits_2(arguments: list[str], words: str, tmp_path: Path):
-    """The message says what is wrong and where help is."""
+    """The message names the problem and where to find help."""
     (tmp_path / "there.txt").write_bytes(b"x")
     done = qgguf(*arguments, home=tmp_path)
     shown = done.stderr.decode()
@@ -225,7 +225,7 @@ def test_errors_exit_1_with_one_line(arguments: list[str], words: str, minilm_q8
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_one_line(minilm_q8: Path, tmp_path: Path):
-    """What cannot be written, to a file or to stdout, is an error and no traceback."""
+    """A failed write to a file or to stdout is one line and no traceback."""
     to_file = qgguf("embed", "-m", str(minilm_q8), "x", "-o", "/dev/full", home=tmp_path)
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-m", "qgguf", "embed", "-m", str(minilm_q8), "x"]
@@ -239,14 +239,14 @@ def test_a_full_disk_is_one_line(minilm_q8: Path, tmp_path: Path):
 
 
 def test_a_device_is_written_to_and_not_replaced(minilm_q8: Path, tmp_path: Path):
-    """-o /dev/null is thrown away; /dev/null stays what it is."""
+    """Output to /dev/null is discarded; /dev/null stays a device."""
     assert qgguf("embed", "-m", str(minilm_q8), "x", "-o", os.devnull, home=tmp_path).returncode == 0
     assert os.name == "nt" or Path(os.devnull).is_char_device()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes close otherwise there")
 def test_a_closed_pipe_is_quiet(minilm_q8: Path, tmp_path: Path):
-    """`| head` ends it without a word."""
+    """`| head` ends the command without a message."""
     command = f"{sys.executable} -m qgguf embed -m {minilm_q8} -f csv - | head -c 5"
     lines = "\n".join(f"line {number}" for number in range(300)).encode()
     done = subprocess.run(
@@ -257,7 +257,7 @@ def test_a_closed_pipe_is_quiet(minilm_q8: Path, tmp_path: Path):
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process there")
 def test_an_interrupt_is_one_line_and_leaves_no_file(minilm_q8: Path, tmp_path: Path):
-    """Ctrl-C in the middle: exit 130, "Interrupted.", and neither OUT nor OUT.part."""
+    """Ctrl-C gives exit code 130 and "Interrupted.", and leaves neither OUT nor OUT.part."""
     lines = [f"{number} " + "many words " * 100 for number in range(3000)]
     (tmp_path / "x.txt").write_text("\n".join(lines))
     command = [sys.executable, "-m", "qgguf", "embed", "-m", str(minilm_q8), "-i", "x.txt", "-o", "x.npy"]
@@ -273,8 +273,8 @@ def test_an_interrupt_is_one_line_and_leaves_no_file(minilm_q8: Path, tmp_path: 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process there")
-def test_an_interrupt_inside_llama_cpp_is_heard(qwen3_f16: Path, tmp_path: Path):
-    """While a decoder computes, Python is called back all the time: Ctrl-C must not be lost there, each time."""
+def test_interrupt_inside_llama_cpp_is_not_lost(qwen3_f16: Path, tmp_path: Path):
+    """While a decoder computes, llama.cpp calls back into Python often; Ctrl-C is not lost there."""
     code = (
         "import os, signal, sys, threading, time\nfrom qgguf import Embedder\n"
         f"model = Embedder({str(qwen3_f16)!r}, max_tokens=8192)\n"
@@ -292,8 +292,8 @@ def test_an_interrupt_inside_llama_cpp_is_heard(qwen3_f16: Path, tmp_path: Path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGUSR1 there")
-def test_a_signal_that_raises_nothing_stops_nothing(qwen3_f16: Path, tmp_path: Path):
-    """A program's own handler runs, and the vectors are those of a quiet call."""
+def test_signal_handler_that_does_not_raise_stops_nothing(qwen3_f16: Path, tmp_path: Path):
+    """The program's handler runs, and the vectors are those of a call without signals."""
     code = (
         "import os, signal, threading, time\nimport numpy as np\nfrom qgguf import Embedder\n"
         f"model = Embedder({str(qwen3_f16)!r}, max_tokens=8192)\n"
@@ -322,21 +322,21 @@ def test_logs_are_shown_when_asked_for(minilm_q8: Path, tmp_path: Path):
 
 @terminal
 def test_npy_to_a_terminal_is_refused(minilm_q8: Path, tmp_path: Path):
-    """Bytes would spoil the terminal; the message says how instead."""
+    """Binary output would garble the terminal; the message names the way out."""
     code, shown = qgguf_in_terminal("embed", "-m", str(minilm_q8), "-f", "npy", "x", home=tmp_path)
     assert code == 2 and b"stdout is a terminal. Add -o FILE" in shown and b"NUMPY" not in shown
 
 
 @terminal
 def test_no_texts_on_a_terminal_is_wrong_usage(minilm_q8: Path, tmp_path: Path):
-    """It does not sit there and wait for lines that nobody knows to type."""
+    """It does not wait for lines that the user would have to type."""
     code, shown = qgguf_in_terminal("embed", "-m", str(minilm_q8), home=tmp_path)
     assert code == 2 and b"No texts. Give them as arguments, with -i FILE" in shown
 
 
 @terminal
 def test_short_work_shows_no_bar(minilm_q8: Path, tmp_path: Path):
-    """A bar that is gone before it is read is noise."""
+    """A bar that disappears at once is not useful."""
     code, shown = qgguf_in_terminal("embed", "-m", str(minilm_q8), "-o", "x.npy", "x", home=tmp_path)
     assert (code, shown) == (0, b"")
 
@@ -358,7 +358,7 @@ def test_long_work_shows_a_bar_and_ctrl_c_ends_it(minilm_q8: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
 def test_similarity_is_a_table(encoding: str, minilm_q8: Path, tmp_path: Path):
-    """The library's cosines to three places, texts in columns whatever their letters, UTF-8 whatever the console's."""
+    """It has cosines with three decimals, aligned columns for any letters, and is UTF-8 on any console."""
     texts = ["a cat sleeps", "고양이가 잔다 😉", "stocks fell"]
     done = qgguf("similarity", "-m", str(minilm_q8), *texts, home=tmp_path, PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -393,7 +393,7 @@ COMMANDS: dict[str, Any] = {
 
 
 def test_every_command_and_option_has_help():
-    """What is not explained is not finished; and there is nothing that this list does not know."""
+    """Each has a help text, and the list in this test has all of them."""
     from qgguf.cli import cli
 
     assert {name: [option.opts[-1] for option in command.params if option.opts[-1].startswith("--")]
@@ -427,14 +427,14 @@ def test_help_is_quick_and_light(tmp_path: Path):
 
 
 def test_version(tmp_path: Path):
-    """`--version` is the package's."""
+    """`--version` prints the version of the package."""
     from qgguf import __version__
 
     assert qgguf("--version", home=tmp_path).stdout.decode().split() == ["qgguf", __version__]
 
 
-def test_a_bug_of_ours_is_one_line_too(tmp_path: Path):
-    """What nobody foresaw is called a bug and asks for a report; -v shows where."""
+def test_unexpected_error_is_one_line(tmp_path: Path):
+    """An unexpected error is called a bug and asks for a report; -v shows the traceback."""
     code = "import qgguf.cli as c, sys\nc.embed.callback = lambda **_: 1 / 0\nsys.argv[0] = 'qgguf'\nc.main()"
     for options, traceback in ([], False), (["-v"], True):
         done = run_code(code, *options, "embed", "x", home=tmp_path)

@@ -24,8 +24,8 @@ FLOATS = arrays(np.float32, st.integers(1, 8), elements=st.floats(width=32, allo
 
 
 @given(LINES, st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_lines_come_back_as_they_were_joined(lines: list[str], end: str, bom: bool):
-    """Each line that ends is one text, whatever letters are in it; a byte order mark is dropped."""
+def test_lines_are_split_as_they_were_joined(lines: list[str], end: str, bom: bool):
+    """Each line is one text, with any characters in it; a byte order mark is dropped."""
     if bom or not (lines and lines[0].startswith("\ufeff")):
         data = ("\ufeff" * bom + "".join(line + end for line in lines)).encode()
         assert split_lines(data, "x") == lines
@@ -33,7 +33,7 @@ def test_lines_come_back_as_they_were_joined(lines: list[str], end: str, bom: bo
 
 @given(LINES.filter(lambda lines: bool(lines) and bool(lines[-1])))
 def test_the_last_line_need_not_end(lines: list[str]):
-    """With or without a last newline it is the same texts."""
+    """The texts are the same with and without a last newline."""
     data = "\n".join(["", *lines]).encode()
     assert split_lines(data, "x") == split_lines(data + b"\n", "x") == ["", *lines]
 
@@ -66,8 +66,8 @@ def test_line_splitting_by_hand(data: bytes, texts: list[str]):
         ("한".encode("utf-16-be"), None),
     ],
 )
-def test_what_is_not_utf8_names_its_line(data: bytes, message: str | None):
-    """Latin-1, a cut letter, a surrogate, UTF-16: refused, never guessed."""
+def test_line_that_is_not_utf8_is_named(data: bytes, message: str | None):
+    """Latin-1, a cut character, a surrogate and UTF-16 are refused."""
     with pytest.raises(click.ClickException) as caught:
         split_lines(data, "x")
     assert message is None or caught.value.message == message
@@ -82,7 +82,7 @@ def test_numbers_give_the_same_float32_back(vector: np.ndarray):
 
 
 def test_numbers_are_short():
-    """The fewest digits that will do, not the seventeen of a double."""
+    """They have the fewest digits that give the same float32, not the 17 of a double."""
     assert numbers(np.array([0.1, 1 / 3, -2.5e-9], np.float32), " ") == "0.1 0.33333334 -2.5e-09"
 
 
@@ -123,7 +123,7 @@ CODES = np.array([[5, -128], [0, 127]], np.int8)
     ],
 )  # fmt: skip
 def test_each_format_by_hand(form: str, vectors: np.ndarray, expected: str):
-    """The whole output, letter by letter."""
+    """The whole output is compared."""
     assert written(form, vectors).decode() == expected
 
 
@@ -181,7 +181,7 @@ def test_a_shortened_text_fits_on_its_line(text: str, columns: int):
 
 
 def test_the_table_stands_in_columns():
-    """Numbers stand below each other whatever the letters before them."""
+    """Numbers are aligned for texts in any script."""
     lines = table(["한국어 😉", "e\u0301", "x" * 50], [[1, 0.5, -0.25]] * 3)
     assert lines == [
         " " * 43 + "      1      2      3",
@@ -196,6 +196,6 @@ def test_the_table_stands_in_columns():
     ("size_bytes", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (639_150_592, "639.2 MB"), (2_496_700_000, "2.50 GB")],
 )
-def test_sizes_for_people(size_bytes: int, text: str):
-    """Powers of 1000, as disks and the hub count."""
+def test_sizes_are_in_powers_of_1000(size_bytes: int, text: str):
+    """Disks and the hub count in these units."""
     assert readable(size_bytes) == text

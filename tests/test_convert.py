@@ -32,8 +32,8 @@ def metadata_of(checkpoint: Path, **options: object) -> dict:
 
 def edit(path: Path, **changes: object) -> None:
     """Change values of a JSON file; None takes one out."""
-    said = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}) | changes
-    path.write_text(json.dumps({key: value for key, value in said.items() if value is not None}), encoding="utf-8")
+    content = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8")
 
 
 # ---- one model, stored in several ways
@@ -52,7 +52,7 @@ def edit(path: Path, **changes: object) -> None:
     ids=str,
 )
 def test_qwen3_is_the_same_however_it_is_stored(stored: dict, tmp_path: Path):
-    """Names with a prefix, shards, a head that is tied, untied, stored or missing: one file comes out."""
+    """Prefixed names, shards, a tied, untied, stored or missing head all give the same file."""
     plain = convert_checkpoint(make_qwen3_checkpoint(tmp_path / "plain", **SMALL), tmp_path / "a.gguf", quant="Q8_0")
     other = convert_checkpoint(
         make_qwen3_checkpoint(tmp_path / "other", **SMALL, **stored), tmp_path / "b.gguf", quant="Q8_0"
@@ -62,7 +62,7 @@ def test_qwen3_is_the_same_however_it_is_stored(stored: dict, tmp_path: Path):
 
 @pytest.mark.parametrize("stored", [{"prefix": "bert."}, {"with_heads": True}, {"old_norms": True}, {"shards": 2}])
 def test_bert_is_the_same_however_it_is_stored(stored: dict, tmp_path: Path):
-    """Names with a prefix, pooler and language-model heads, gamma and beta, shards: one file comes out."""
+    """Prefixed names, pooler and language-model heads, gamma and beta, and shards give the same file."""
     plain = convert_checkpoint(make_bert_checkpoint(tmp_path / "plain"), tmp_path / "a.gguf", quant="Q8_0")
     other = convert_checkpoint(make_bert_checkpoint(tmp_path / "other", **stored), tmp_path / "b.gguf", quant="Q8_0")
     assert tensors_of(plain) == tensors_of(other)
@@ -70,7 +70,7 @@ def test_bert_is_the_same_however_it_is_stored(stored: dict, tmp_path: Path):
 
 @pytest.mark.parametrize("quant", ["Q4_K_M", "F32"])
 def test_runs_and_threads_make_no_difference(quant: str, tmp_path: Path):
-    """The same bytes from one thread, from five and again."""
+    """The bytes are the same from one thread, from five, and in a second run."""
     checkpoint = make_qwen3_checkpoint(tmp_path / "model", small_vocab=True, layers=2)
     made = [
         convert_checkpoint(checkpoint, tmp_path / f"{number}.gguf", quant=quant, threads=threads).read_bytes()
@@ -80,7 +80,7 @@ def test_runs_and_threads_make_no_difference(quant: str, tmp_path: Path):
 
 
 def test_the_token_embedding_can_have_its_own_type(tmp_path: Path):
-    """As llama_model_quantize with token_embedding_type."""
+    """The file equals that of llama_model_quantize with token_embedding_type."""
     checkpoint = make_qwen3_checkpoint(tmp_path / "model", small_vocab=True, layers=2)
     master = convert_checkpoint(checkpoint, tmp_path / "master.gguf", quant="BF16")
     for name in ("Q4_0", "q8_0", "F16"):
@@ -91,7 +91,7 @@ def test_the_token_embedding_can_have_its_own_type(tmp_path: Path):
 
 
 def test_a_row_wider_than_a_chunk_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Chunks are whole rows, however small they are to be."""
+    """A chunk has one whole row at least."""
     from qgguf.convert import streaming
 
     checkpoint = make_bert_checkpoint(tmp_path / "model")
@@ -118,67 +118,67 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path):
     assert peaks[1] - peaks[0] < 4_000_000 and peaks[1] < 48_000_000
 
 
-# ---- what the file says
+# ---- the metadata of the file
 
 
-def test_prompts_are_kept_even_empty_ones(tmp_path: Path):
-    """As config_sentence_transformers.json has them, in any script."""
+def test_prompts_are_copied_also_empty_ones(tmp_path: Path):
+    """They are those of config_sentence_transformers.json, in any script."""
     checkpoint = make_bert_checkpoint(tmp_path / "model")
     prompts = {"query": "질문 😉: ", "document": "", "été": "é"}
     edit(checkpoint / "config_sentence_transformers.json", prompts=prompts, default_prompt_name="document")
-    said = metadata_of(checkpoint)
-    assert {name: said[f"qgguf.prompt.{name}"] for name in prompts} == prompts
-    assert said["qgguf.default_prompt_name"] == "document"
+    metadata = metadata_of(checkpoint)
+    assert {name: metadata[f"qgguf.prompt.{name}"] for name in prompts} == prompts
+    assert metadata["qgguf.default_prompt_name"] == "document"
 
 
-def test_the_longest_text_is_kept_where_one_is_declared(tmp_path: Path):
-    """max_seq_length of sentence_bert_config.json; no key where there is none."""
+def test_declared_token_limit_is_copied(tmp_path: Path):
+    """It is max_seq_length of sentence_bert_config.json; there is no key without it."""
     checkpoint = make_bert_checkpoint(tmp_path / "model")
     assert "qgguf.max_tokens" not in metadata_of(checkpoint)
     edit(checkpoint / "sentence_bert_config.json", max_seq_length=40, do_lower_case=True)
     assert metadata_of(checkpoint)["qgguf.max_tokens"] == 40
 
 
-def test_weight_files_are_known_by_their_sha256(tmp_path: Path):
-    """One line per file, the digest of the whole file, dropped tensors included."""
+def test_sha256_of_each_weight_file_is_recorded(tmp_path: Path):
+    """There is one digest for each whole file, dropped tensors included."""
     checkpoint = make_qwen3_checkpoint(tmp_path / "model", **SMALL, shards=2, with_head=True)
     files = sorted(checkpoint.glob("*.safetensors"))
     expected = [f"{hashlib.sha256(file.read_bytes()).hexdigest()} {file.name}" for file in files]
     assert metadata_of(checkpoint)["qgguf.source.sha256"] == expected
 
 
-def test_a_snapshot_of_the_hubs_cache_keeps_its_origin(tmp_path: Path):
-    """Folder names of the cache tell repository and commit; the model is not named by its commit."""
+def test_origin_of_a_hub_snapshot_is_recorded(tmp_path: Path):
+    """Repository and commit come from the folder names of the cache; the model is not named by its commit."""
     folder = tmp_path / "models--Qwen--Qwen3-Embedding-0.6B" / "snapshots" / "97b0c614be4d77ee51c0cef4e5f07c00f9eb65b3"
     checkpoint = make_qwen3_checkpoint(folder, **SMALL)
     out = convert_checkpoint(checkpoint, tmp_path, quant="Q8_0")
-    said = read_header(out).metadata
+    metadata = read_header(out).metadata
     assert out.name == "qwen3-embedding-0.6b-Q8_0.gguf"
-    assert said["general.name"] == "Qwen3 Embedding 0.6B"
-    assert said["qgguf.source.repo"] == "Qwen/Qwen3-Embedding-0.6B"
-    assert said["qgguf.source.revision"] == folder.name
+    assert metadata["general.name"] == "Qwen3 Embedding 0.6B"
+    assert metadata["qgguf.source.repo"] == "Qwen/Qwen3-Embedding-0.6B"
+    assert metadata["qgguf.source.revision"] == folder.name
 
 
-def test_the_familys_vectors_can_be_cut(qwen3_checkpoint: Path, tmp_path: Path):
-    """The real vocabulary makes it a Qwen3-Embedding: 32 to its own dims, and instructions."""
-    said = read_header(convert_checkpoint(qwen3_checkpoint, tmp_path / "out.gguf", quant="Q4_0")).metadata
-    assert (said["qgguf.mrl.min_dims"], said["qgguf.mrl.max_dims"]) == (32, 256)
-    assert said["qgguf.instruction_template"] == "Instruct: {instruction}\nQuery:"
+def test_qwen3_embedding_gets_its_smallest_dims(qwen3_checkpoint: Path, tmp_path: Path):
+    """With the real vocabulary it is a Qwen3-Embedding: 32 to all dims, and an instruction template."""
+    metadata = read_header(convert_checkpoint(qwen3_checkpoint, tmp_path / "out.gguf", quant="Q4_0")).metadata
+    assert (metadata["qgguf.mrl.min_dims"], metadata["qgguf.mrl.max_dims"]) == (32, 256)
+    assert metadata["qgguf.instruction_template"] == "Instruct: {instruction}\nQuery:"
 
 
-def test_other_models_vectors_are_cut_as_their_config_says(tmp_path: Path):
-    """matryoshka_dimensions, those that are possible; no keys without it, no instructions either way."""
+def test_dims_of_other_models_come_from_their_config(tmp_path: Path):
+    """They are the possible ones of matryoshka_dimensions; without it there are no keys."""
     checkpoint = make_bert_checkpoint(tmp_path / "model")
-    said = metadata_of(checkpoint)
-    assert not [key for key in said if key.startswith("qgguf.mrl.") or key == "qgguf.instruction_template"]
+    metadata = metadata_of(checkpoint)
+    assert not [key for key in metadata if key.startswith("qgguf.mrl.") or key == "qgguf.instruction_template"]
     edit(checkpoint / "config.json", matryoshka_dimensions=[96, 32, 64, 9999, "x"])
-    said = metadata_of(checkpoint)
-    assert (said["qgguf.mrl.min_dims"], said["qgguf.mrl.max_dims"]) == (32, 96)
+    metadata = metadata_of(checkpoint)
+    assert (metadata["qgguf.mrl.min_dims"], metadata["qgguf.mrl.max_dims"]) == (32, 96)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_pooling_is_read_in_both_styles(pooling: str, tmp_path: Path):
-    """A flag per mode, and one word as sentence-transformers writes it since version 5."""
+def test_pooling_is_read_in_both_formats(pooling: str, tmp_path: Path):
+    """sentence-transformers writes one flag per mode, or one word since version 5."""
     checkpoint = make_bert_checkpoint(tmp_path / "model", pooling=pooling)
     assert read_spec(convert_checkpoint(checkpoint, tmp_path / "a.gguf")).pooling is Pooling[pooling.upper()]
     config = {"embedding_dimension": 96, "pooling_mode": pooling, "include_prompt": True}
@@ -186,35 +186,35 @@ def test_pooling_is_read_in_both_styles(pooling: str, tmp_path: Path):
     assert read_spec(convert_checkpoint(checkpoint, tmp_path / "b.gguf")).pooling is Pooling[pooling.upper()]
 
 
-def test_the_users_pooling_wins(tmp_path: Path):
-    """For a folder without the sentence-transformers files."""
+def test_pooling_of_the_user_overrides(tmp_path: Path):
+    """It is for a folder without the files of sentence-transformers."""
     checkpoint = make_bert_checkpoint(tmp_path / "model", pooling=None)
     assert read_spec(convert_checkpoint(checkpoint, tmp_path / "a.gguf", pooling="CLS")).pooling is Pooling.CLS
 
 
-def test_the_end_token_is_the_templates(tmp_path: Path):
-    """Not tokenizer_config.json's eos, which becomes the end of a chat's turn; nor config.json's."""
+def test_end_token_is_that_of_the_template(tmp_path: Path):
+    """It is not the eos of tokenizer_config.json, which ends a turn of a chat, nor that of config.json."""
     checkpoint = make_qwen3_checkpoint(tmp_path / "model", **SMALL)
     edit(checkpoint / "config.json", eos_token_id=7)
-    said = metadata_of(checkpoint)
-    tokens = said["tokenizer.ggml.tokens"]
-    assert tokens[said["tokenizer.ggml.eos_token_id"]] == "<|endoftext|>"
-    assert tokens[said["tokenizer.ggml.eot_token_id"]] == "<|im_end|>"
-    assert said["tokenizer.ggml.add_eos_token"] and not said["tokenizer.ggml.add_bos_token"]
+    metadata = metadata_of(checkpoint)
+    tokens = metadata["tokenizer.ggml.tokens"]
+    assert tokens[metadata["tokenizer.ggml.eos_token_id"]] == "<|endoftext|>"
+    assert tokens[metadata["tokenizer.ggml.eot_token_id"]] == "<|im_end|>"
+    assert metadata["tokenizer.ggml.add_eos_token"] and not metadata["tokenizer.ggml.add_bos_token"]
     (checkpoint / "tokenizer_config.json").unlink()
     assert tokens[metadata_of(checkpoint)["tokenizer.ggml.eos_token_id"]] == "<|endoftext|>"
 
 
-def test_a_tokenizer_without_an_end_token_says_so(tmp_path: Path):
-    """A fine-tune saved without the template: its vectors were trained without the token."""
+def test_missing_end_token_is_recorded(tmp_path: Path):
+    """A fine-tune saved without the template was trained without the token."""
     checkpoint = make_qwen3_checkpoint(tmp_path / "model", **SMALL)
     edit(checkpoint / "tokenizer.json", post_processor={"type": "ByteLevel", "trim_offsets": False})
-    said = metadata_of(checkpoint)
-    assert said["tokenizer.ggml.add_eos_token"] is False
+    metadata = metadata_of(checkpoint)
+    assert metadata["tokenizer.ggml.add_eos_token"] is False
 
 
 def test_bert_without_tokenizer_config_is_complete(tmp_path: Path):
-    """All special tokens are found in tokenizer.json; the first style of post-processor says the same."""
+    """All special tokens are found in tokenizer.json; the older form of post-processor gives the same."""
     checkpoint = make_bert_checkpoint(tmp_path / "model")
     usual = metadata_of(checkpoint)
     (checkpoint / "tokenizer_config.json").unlink()
@@ -226,16 +226,16 @@ def test_bert_without_tokenizer_config_is_complete(tmp_path: Path):
     assert metadata_of(checkpoint) == usual
 
 
-def test_rows_without_a_token_are_named(tmp_path: Path):
-    """An embedding of more rows than the tokenizer has tokens is filled up, as llama.cpp needs."""
+def test_rows_without_a_token_get_names(tmp_path: Path):
+    """llama.cpp needs a name for each row of the embedding, also beyond the tokens of the tokenizer."""
     checkpoint = make_bert_checkpoint(tmp_path / "model", vocab_size=200)
-    said = metadata_of(checkpoint)
-    assert len(said["tokenizer.ggml.tokens"]) == len(said["tokenizer.ggml.token_type"]) == 200
-    assert said["tokenizer.ggml.tokens"][199] == "▁[PAD199]" and said["tokenizer.ggml.token_type"][199] == 5
+    metadata = metadata_of(checkpoint)
+    assert len(metadata["tokenizer.ggml.tokens"]) == len(metadata["tokenizer.ggml.token_type"]) == 200
+    assert metadata["tokenizer.ggml.tokens"][199] == "▁[PAD199]" and metadata["tokenizer.ggml.token_type"][199] == 5
 
 
 @pytest.mark.parametrize(("key", "value"), [("lowercase", False), ("strip_accents", False), ("strip_accents", True)])
-def test_what_the_normalizer_says_is_kept(key: str, value: bool, tmp_path: Path):
+def test_lower_casing_of_the_normalizer_is_copied(key: str, value: bool, tmp_path: Path):
     """A cased model must not be lower-cased."""
     checkpoint = make_bert_checkpoint(tmp_path / "model")
     tokenizer = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
@@ -244,8 +244,8 @@ def test_what_the_normalizer_says_is_kept(key: str, value: bool, tmp_path: Path)
     assert metadata_of(checkpoint)[f"tokenizer.ggml.normalizer.{key}"] is value
 
 
-def test_merges_of_both_styles_are_the_same(tmp_path: Path):
-    """Pairs, as newer files keep them, and texts."""
+def test_merges_of_both_formats_are_equal(tmp_path: Path):
+    """Newer files have pairs, older ones texts."""
     checkpoint = make_qwen3_checkpoint(tmp_path / "model", **SMALL)
     pairs = metadata_of(checkpoint)["tokenizer.ggml.merges"]
     tokenizer = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
@@ -267,8 +267,8 @@ def test_rope_of_newer_configs_is_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize("card", ["---\n: [\n---\n", "---\nlicense: {a: 1}\nname: 7\ntags: [1, 2]\n---", "\ud83d", ""])
-def test_a_strange_model_card_costs_only_its_own_values(card: str, tmp_path: Path):
-    """The card is free text by strangers: what cannot be used is left out, and the model is named all the same."""
+def test_invalid_model_card_loses_only_its_own_values(card: str, tmp_path: Path):
+    """Unusable values of the card are left out, and the model still gets its name."""
     checkpoint = make_bert_checkpoint(tmp_path / "Some-Model-v2")
     (checkpoint / "README.md").write_bytes(card.encode("utf-8", "surrogatepass"))
     assert read_spec(convert_checkpoint(checkpoint, tmp_path / "a.gguf")).name in ("Some-Model-v2", "Some Model v2")
@@ -277,8 +277,8 @@ def test_a_strange_model_card_costs_only_its_own_values(card: str, tmp_path: Pat
 # ---- where from, where to
 
 
-def test_the_file_is_named_by_model_and_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """In the current folder where none is given, in the one given otherwise."""
+def test_file_is_named_by_model_and_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is in the folder given, otherwise in the current one."""
     checkpoint = make_bert_checkpoint(tmp_path / "My-Encoder")
     monkeypatch.chdir(tmp_path)
     assert convert_checkpoint(checkpoint) == tmp_path / "my-encoder-Q4_K_M.gguf"
@@ -288,7 +288,7 @@ def test_the_file_is_named_by_model_and_type(tmp_path: Path, monkeypatch: pytest
 
 
 def test_progress_ends_at_the_size_of_the_weights(tmp_path: Path):
-    """Bytes done never fall; the last report is all of them but the dropped head's."""
+    """The bytes done never decrease; the last report has all of them except the dropped head."""
     checkpoint = make_qwen3_checkpoint(tmp_path / "model", **SMALL, shards=2, with_head=True)
     seen: list[tuple[int, int]] = []
     convert_checkpoint(checkpoint, tmp_path / "a.gguf", on_progress=lambda *now: seen.append(now))
@@ -309,13 +309,13 @@ def test_a_repository_is_fetched_and_recorded(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(hub, "fetch_checkpoint", fetch)
     monkeypatch.chdir(tmp_path)
     out = convert_checkpoint("someone/Some-Model", revision="v1", quant="Q8_0")
-    said = read_header(out).metadata
+    metadata = read_header(out).metadata
     assert asked[0][:2] == ("someone/Some-Model", "v1") and out.name == "some-model-Q8_0.gguf"
-    assert (said["qgguf.source.repo"], said["qgguf.source.revision"]) == ("someone/Some-Model", "c0ffee")
+    assert (metadata["qgguf.source.repo"], metadata["qgguf.source.revision"]) == ("someone/Some-Model", "c0ffee")
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path):
-    """A file, a folder that is not there, a revision of a folder."""
+def test_path_that_is_not_a_checkpoint_is_refused(tmp_path: Path):
+    """Refused are a file, a missing folder, and a revision of a folder."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="is a file"):
         convert_checkpoint(tmp_path / "file")
@@ -326,7 +326,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path):
 
 
 def test_the_script_converts(tmp_path: Path):
-    """scripts/convert_hf_to_gguf.py is the command by llama.cpp's name."""
+    """scripts/convert_hf_to_gguf.py runs the command under the name that llama.cpp uses."""
     checkpoint = make_bert_checkpoint(tmp_path / "model")
     command = [sys.executable, str(REPOSITORY / "scripts" / "convert_hf_to_gguf.py"), str(checkpoint)]
     out = tmp_path / "out.gguf"

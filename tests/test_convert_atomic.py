@@ -24,7 +24,7 @@ FULL_DEVICE = Path("/dev/full")
 FULL = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs /dev/full")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Says "started" once the first piece is done; IQ4_XS is slow enough to be met in the middle.
+# Prints "started" once the first piece is done; IQ4_XS is slow enough to be met in the middle.
 CONVERT = """
 import sys
 from qgguf import convert_checkpoint
@@ -55,20 +55,20 @@ def start(checkpoint: Path, out: Path, **options: object) -> subprocess.Popen:
 
 @POSIX
 def test_ctrl_c_leaves_nothing(slow_checkpoint: Path, tmp_path: Path):
-    """A real SIGINT in the middle: the process ends soon, with neither OUT nor its part."""
+    """After a real SIGINT the process ends soon, and neither OUT nor its part file is left."""
     with start(slow_checkpoint, tmp_path / "out.gguf") as process:
         assert process.stdout.readline() == "started\n"
         process.send_signal(signal.SIGINT)
         interrupted = time.monotonic()
-        _, said = process.communicate(timeout=30)
-    assert process.returncode != 0 and "KeyboardInterrupt" in said
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode != 0 and "KeyboardInterrupt" in errors
     assert time.monotonic() - interrupted < 10
     assert list(tmp_path.iterdir()) == []
 
 
 @POSIX
 def test_a_killed_process_leaves_no_out(slow_checkpoint: Path, tmp_path: Path):
-    """Nobody cleans up after SIGKILL: the part stays, OUT is not there, and the next run is not disturbed."""
+    """After SIGKILL the part file stays, OUT does not exist, and the next run succeeds."""
     out = tmp_path / "out.gguf"
     with start(slow_checkpoint, out) as process:
         assert process.stdout.readline() == "started\n"
@@ -81,7 +81,7 @@ def test_a_killed_process_leaves_no_out(slow_checkpoint: Path, tmp_path: Path):
 
 @POSIX
 def test_a_disk_that_fills_leaves_nothing(slow_checkpoint: Path, tmp_path: Path):
-    """A file size limit stands in for a full disk: one line, no OUT and no part."""
+    """A file size limit acts as a full disk: one line, no OUT and no part file."""
 
     def limit() -> None:
         import resource
@@ -89,14 +89,14 @@ def test_a_disk_that_fills_leaves_nothing(slow_checkpoint: Path, tmp_path: Path)
         resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 
     with start(slow_checkpoint, tmp_path / "out.gguf", preexec_fn=limit) as process:
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said.startswith("Cannot write") and said.count("\n") == 1
+    assert errors.startswith("Cannot write") and errors.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_write_that_fails_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The same inside one process, in a worker: the reason is told, and an OUT that was there stays as it was."""
+    """The write fails in a worker thread: the error has the reason, and an existing OUT is unchanged."""
     from qgguf.convert import streaming
 
     checkpoint, out = make_bert_checkpoint(tmp_path / "model"), tmp_path / "out.gguf"
@@ -114,8 +114,8 @@ def test_a_write_that_fails_in_the_middle_leaves_nothing(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     "error", [RuntimeError("from the progress bar"), BrokenPipeError("its terminal is gone"), KeyboardInterrupt()]
 )
-def test_an_error_of_the_callers_progress_leaves_nothing(error: BaseException, tmp_path: Path):
-    """on_progress runs in the caller's thread; what it raises comes out, after the threads have ended."""
+def test_error_of_on_progress_leaves_nothing(error: BaseException, tmp_path: Path):
+    """on_progress runs in the caller's thread; its error is raised after the threads have ended."""
     checkpoint = make_bert_checkpoint(tmp_path / "model")
 
     def fail(done: int, total: int) -> None:
@@ -128,7 +128,7 @@ def test_an_error_of_the_callers_progress_leaves_nothing(error: BaseException, t
 
 
 def test_an_error_stops_the_threads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Each ends with the piece it has in hand: hours of work are not finished for nothing."""
+    """Each thread ends with its current chunk, and does not finish hours of work."""
     from qgguf.convert import streaming
 
     checkpoint, convert, pieces = make_bert_checkpoint(tmp_path / "model", layers=6), streaming._convert, []
@@ -147,8 +147,8 @@ def test_an_error_stops_the_threads_at_once(tmp_path: Path, monkeypatch: pytest.
     assert len(pieces) <= 6  # of 101
 
 
-def test_a_file_that_reads_back_wrongly_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The part is opened again before it becomes OUT."""
+def test_file_that_reads_back_wrongly_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The part file is read again before it becomes OUT."""
     checkpoint, write = make_bert_checkpoint(tmp_path / "model"), converter._write
 
     def damage(part: Path, *arguments: object) -> None:
@@ -161,8 +161,8 @@ def test_a_file_that_reads_back_wrongly_is_not_kept(tmp_path: Path, monkeypatch:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_tensor_in_the_wrong_place_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Names, shapes, types and places are compared with the plan."""
+def test_file_with_a_wrong_tensor_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Names, shapes, types and offsets are compared with the plan."""
     checkpoint, write = make_bert_checkpoint(tmp_path / "model"), converter._write
 
     def rename(part: Path, *arguments: object) -> None:
@@ -175,8 +175,8 @@ def test_a_tensor_in_the_wrong_place_is_not_kept(tmp_path: Path, monkeypatch: py
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_weights_that_shrink_while_they_are_read(tmp_path: Path):
-    """Somebody replaces the file: refused, and nothing is kept."""
+def test_weights_that_shrink_while_read_are_refused(tmp_path: Path):
+    """Another program replaces the file: an error, and no file is left."""
     checkpoint = make_qwen3_checkpoint(tmp_path / "model", small_vocab=True, layers=6)
     weights = checkpoint / "model.safetensors"
 
@@ -189,8 +189,8 @@ def test_weights_that_shrink_while_they_are_read(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_weights_that_change_while_they_are_read(tmp_path: Path):
-    """What was hashed and what was converted must be the same bytes: refused, and nothing is kept."""
+def test_weights_that_change_while_read_are_refused(tmp_path: Path):
+    """The hashed bytes must be the converted bytes: an error, and no file is left."""
     checkpoint = make_bert_checkpoint(tmp_path / "model")
     weights = checkpoint / "model.safetensors"
 
@@ -204,8 +204,8 @@ def test_weights_that_change_while_they_are_read(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_an_out_that_appears_meanwhile_is_kept(tmp_path: Path):
-    """Without --force, what is there when the work is done counts as well."""
+def test_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path):
+    """Without --force, a file that exists at the end is not replaced either."""
     checkpoint, out = make_bert_checkpoint(tmp_path / "model"), tmp_path / "out.gguf"
     with pytest.raises(OutputError, match="exists already"):
         convert_checkpoint(checkpoint, out, on_progress=lambda done, total: out.write_bytes(b"theirs"))
@@ -213,7 +213,7 @@ def test_an_out_that_appears_meanwhile_is_kept(tmp_path: Path):
 
 
 def test_the_whole_file_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A power cut after the last line must find OUT whole: all bytes are written before the last sync of the part."""
+    """After a power cut OUT is complete or absent: all bytes are written before the last sync of the part file."""
     checkpoint, out, seen = make_bert_checkpoint(tmp_path / "model"), tmp_path / "out.gguf", []
     fsync, replace = os.fsync, os.replace
 
@@ -233,8 +233,8 @@ def test_the_whole_file_is_synced_before_it_gets_its_name(tmp_path: Path, monkey
 
 
 @FULL
-def test_a_disk_that_does_not_take_the_file_is_told():
-    """/dev/full takes no sync: told at the end, and to whoever writes on."""
+def test_failed_sync_is_reported():
+    """/dev/full cannot be synced: the error is raised at the end, and by later writes."""
     with pytest.raises(OutputError, match="Cannot write /dev/full"), Writeback(FULL_DEVICE) as disk:
         disk.finish()
     with pytest.raises(OutputError, match="Cannot write /dev/full"), Writeback(FULL_DEVICE) as disk:
@@ -242,12 +242,12 @@ def test_a_disk_that_does_not_take_the_file_is_told():
         while time.monotonic() - started < 30:
             disk.wrote(1 << 26)
             time.sleep(0.01)
-        pytest.fail("the failure was not told")
+        pytest.fail("the failure was not reported")
 
 
 @FULL
-def test_what_went_wrong_first_is_told():
-    """Not the disk's failure in its place; and a block that is left early neither hangs nor syncs."""
+def test_first_error_is_raised():
+    """A later failure of the disk does not replace it; a block that is left early neither hangs nor syncs."""
     with pytest.raises(RuntimeError, match="first"), Writeback(FULL_DEVICE) as disk:
         disk.finish()
         raise RuntimeError("first")
@@ -257,8 +257,8 @@ def test_what_went_wrong_first_is_told():
 
 @POSIX
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path):
-    """In one line."""
+def test_folder_without_write_permission_is_reported(tmp_path: Path):
+    """The error is one line."""
     checkpoint = make_bert_checkpoint(tmp_path / "model")
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(OutputError, match="Permission denied"):

@@ -20,7 +20,7 @@ SMALL = {"small_vocab": True, "layers": 2, "dims": 64, "heads": 2, "kv_heads": 1
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both checkpoints, made once; each test gets a copy that it may spoil."""
+    """Both checkpoints, made once; each test gets a copy that it may damage."""
     folder = tmp_path_factory.mktemp("made")
     make_bert_checkpoint(folder / "bert", layers=1)
     make_qwen3_checkpoint(folder / "qwen3", **SMALL)
@@ -37,17 +37,17 @@ def qwen3(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made / "qwen3", tmp_path / "model"))
 
 
-def refused(checkpoint: Path, said: str, kind: type[QgError] = CheckpointError, **options: Any) -> None:
-    """The conversion fails with that message, in one line, and leaves the folder as it was."""
+def refused(checkpoint: Path, message: str, kind: type[QgError] = CheckpointError, **options: Any) -> None:
+    """Assert that the conversion fails with that message, in one line, and leaves the folder unchanged."""
     out = checkpoint.parent / "out.gguf"
-    with pytest.raises(kind, match=said) as caught:
+    with pytest.raises(kind, match=message) as caught:
         convert_checkpoint(checkpoint, options.pop("out", out), **options)
     assert "\n" not in str(caught.value)
     assert not list(checkpoint.parent.glob("*.gguf*"))
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:
-    """Change a JSON file in place."""
+    """Change values of a JSON file."""
     value = json.loads(path.read_text(encoding="utf-8"))
     change(value)
     path.write_text(json.dumps(value), encoding="utf-8")
@@ -69,16 +69,16 @@ def edit_weights(checkpoint: Path, change: Callable[[dict[str, np.ndarray]], Non
 
 
 @pytest.mark.parametrize(
-    "said", [["LlamaForCausalLM"], [], None, 7, [7], "Qwen3Model", ["BertForSequenceClassification"]]
+    "architectures", [["LlamaForCausalLM"], [], None, 7, [7], "Qwen3Model", ["BertForSequenceClassification"]]
 )
-def test_an_unknown_architecture(said: object, bert: Path):
-    """The message lists those that can be converted."""
-    edit_config(bert, architectures=said)
+def test_unknown_architecture_is_refused(architectures: object, bert: Path):
+    """The message lists the architectures that can be converted."""
+    edit_config(bert, architectures=architectures)
     refused(bert, "cannot be converted.*Qwen3ForCausalLM.*BertModel")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
         ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "'linear'"),
@@ -107,14 +107,14 @@ def test_an_unknown_architecture(said: object, bert: Path):
         ({"rope_theta": float("nan")}, "rope_theta nan"),
     ],
 )
-def test_a_qwen3_configuration_that_would_give_other_vectors(change: dict, said: str, qwen3: Path):
-    """Each is named with its value."""
+def test_qwen3_configuration_that_changes_vectors_is_refused(change: dict, message: str, qwen3: Path):
+    """The message names the setting and its value."""
     edit_config(qwen3, **change)
-    refused(qwen3, said)
+    refused(qwen3, message)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"hidden_act": "relu"}, "'relu'"),
         ({"position_embedding_type": "relative_key"}, "'relative_key'"),
@@ -125,15 +125,15 @@ def test_a_qwen3_configuration_that_would_give_other_vectors(change: dict, said:
         ({"max_position_embeddings": 63}, r"as \[64, 96\], config.json makes it \[63, 96\]"),
     ],
 )
-def test_a_bert_configuration_that_would_give_other_vectors(change: dict, said: str, bert: Path):
-    """Each is named with its value."""
+def test_bert_configuration_that_changes_vectors_is_refused(change: dict, message: str, bert: Path):
+    """The message names the setting and its value."""
     edit_config(bert, **change)
-    refused(bert, said)
+    refused(bert, message)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json"])
-def test_a_missing_file_is_named(name: str, bert: Path):
-    """The files that a conversion cannot do without."""
+def test_missing_file_is_named(name: str, bert: Path):
+    """A conversion needs each of these files."""
     (bert / name).unlink()
     refused(bert, f"has no {name}".replace(".", r"\."))
 
@@ -141,20 +141,20 @@ def test_a_missing_file_is_named(name: str, bert: Path):
 # ---- the weights
 
 
-def test_a_missing_tensor(bert: Path):
-    """By its usual name."""
+def test_missing_tensor_is_refused(bert: Path):
+    """The message has its usual name."""
     edit_weights(bert, lambda tensors: tensors.pop("encoder.layer.0.output.dense.bias"))
     refused(bert, r"lacks 1 \(encoder\.layer\.0\.output\.dense\.bias\)")
 
 
-def test_an_unknown_tensor(bert: Path):
-    """An adapter's, or another architecture's."""
+def test_unknown_tensor_is_refused(bert: Path):
+    """It belongs to an adapter or to another architecture."""
     edit_weights(bert, lambda tensors: tensors.update({"lora_A.weight": np.zeros((2, 2), np.float32)}))
     refused(bert, r"has 1 \(lora_A\.weight\) that are unknown")
 
 
-def test_a_tensor_under_two_names(bert: Path):
-    """With and without the prefix: which one counts cannot be known."""
+def test_tensor_with_two_names_is_refused(bert: Path):
+    """It is there with and without the prefix, and either may be right."""
     name = "encoder.layer.0.output.dense.bias"
     edit_weights(bert, lambda tensors: tensors.update({"bert." + name: tensors[name]}))
     refused(bert, "twice")
@@ -163,8 +163,8 @@ def test_a_tensor_under_two_names(bert: Path):
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["encoder.layer.0.output.dense.weight", "encoder.layer.0.output.LayerNorm.bias"])
-def test_weights_that_are_not_finite(dtype: str, bad: float, name: str, bert: Path):
-    """The tensor is named; one number in the middle is enough, also where it would be copied as it is."""
+def test_weights_that_are_not_finite_are_refused(dtype: str, bad: float, name: str, bert: Path):
+    """The tensor is named; one number is enough, also in a tensor that is copied unchanged."""
 
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors[name].ravel()[tensors[name].size // 2] = bad
@@ -174,8 +174,8 @@ def test_weights_that_are_not_finite(dtype: str, bad: float, name: str, bert: Pa
         refused(bert, f"NaN or infinity in '{name}'", quant=quant)
 
 
-def test_weights_too_large_for_the_type(bert: Path):
-    """100000 does not fit F16; the message says which type would do."""
+def test_weights_too_large_for_the_type_are_refused(bert: Path):
+    """100000 does not fit F16; the message names a type that does."""
 
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors["encoder.layer.0.output.dense.weight"][3, 5] = 1e5
@@ -185,16 +185,16 @@ def test_weights_too_large_for_the_type(bert: Path):
     assert convert_checkpoint(bert, bert / "out.gguf", quant="BF16").exists()
 
 
-def test_weights_of_another_kind(bert: Path):
-    """Integers are somebody's quantisation."""
+def test_quantised_weights_are_refused(bert: Path):
+    """Integers are a quantisation that is not known."""
     edit_weights(bert, lambda tensors: None)
     raw = (bert / "model.safetensors").read_bytes()
     (bert / "model.safetensors").write_bytes(raw.replace(b'"dtype":"F32"', b'"dtype":"I32"', 1))
     refused(bert, "as I32. Give the original")
 
 
-def test_a_weight_file_cut_short(bert: Path):
-    """As after a broken download."""
+def test_weight_file_cut_short_is_refused(bert: Path):
+    """A broken download leaves such a file."""
     os.truncate(bert / "model.safetensors", 100_000)
     refused(bert, "cut short")
 
@@ -223,15 +223,15 @@ TOKENIZER_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 @pytest.mark.parametrize("family", ["bert", "qwen3"])
 @pytest.mark.parametrize("change", TOKENIZER_CHANGES)
-def test_a_tokenizer_that_llama_cpp_does_not_have(family: str, change: str, request: pytest.FixtureRequest):
-    """Anything that bears on the tokens is known or refused, never guessed."""
+def test_tokenizer_unknown_to_llama_cpp_is_refused(family: str, change: str, request: pytest.FixtureRequest):
+    """Every setting that changes tokens is known, or the checkpoint is refused."""
     checkpoint = request.getfixturevalue(family)
-    how, said = TOKENIZER_CHANGES[change]
+    how, message = TOKENIZER_CHANGES[change]
     edit(checkpoint / "tokenizer.json", how)
-    refused(checkpoint, said)
+    refused(checkpoint, message)
 
 
-def test_a_tokenizer_that_is_no_object(bert: Path):
+def test_tokenizer_that_is_not_an_object_is_refused(bert: Path):
     """A list, where an object is needed."""
     (bert / "tokenizer.json").write_text("[1]")
     refused(bert, "not a JSON object")
@@ -260,11 +260,11 @@ BERT_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 @pytest.mark.parametrize("change", BERT_CHANGES)
-def test_a_wordpiece_that_llama_cpp_does_not_have(change: str, bert: Path):
-    """Its own ways of cutting, of wrapping a text, and of storing words."""
-    how, said = BERT_CHANGES[change]
+def test_wordpiece_unknown_to_llama_cpp_is_refused(change: str, bert: Path):
+    """It splits, wraps or stores words in another way."""
+    how, message = BERT_CHANGES[change]
     edit(bert / "tokenizer.json", how)
-    refused(bert, said)
+    refused(bert, message)
 
 
 QWEN3_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
@@ -281,24 +281,24 @@ QWEN3_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 @pytest.mark.parametrize("change", QWEN3_CHANGES)
-def test_a_bpe_that_llama_cpp_does_not_have(change: str, qwen3: Path):
-    """Its own ways of cutting and merging."""
-    how, said = QWEN3_CHANGES[change]
+def test_bpe_unknown_to_llama_cpp_is_refused(change: str, qwen3: Path):
+    """It splits or merges in another way."""
+    how, message = QWEN3_CHANGES[change]
     edit(qwen3 / "tokenizer.json", how)
-    refused(qwen3, said)
+    refused(qwen3, message)
 
 
 # ---- the sentence-transformers files
 
 
-def test_no_pooling_declared(bert: Path):
-    """The message says how to declare it."""
+def test_checkpoint_without_pooling_is_refused(bert: Path):
+    """The message shows how to declare it."""
     (bert / "modules.json").unlink()
     refused(bert, "declares no pooling.*--pooling")
 
 
 @pytest.mark.parametrize(
-    ("modules", "said"),
+    ("modules", "message"),
     [
         ([{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}], "Dense module"),
         ([{"type": "sentence_transformers.models.WordEmbeddings", "path": ""}], "WordEmbeddings module"),
@@ -311,20 +311,20 @@ def test_no_pooling_declared(bert: Path):
         ([], "declares no pooling"),
     ],
 )
-def test_modules_that_a_gguf_cannot_express(modules: object, said: str, bert: Path):
-    """A Dense layer, an unknown module, none at all, a path that leaves the folder."""
+def test_modules_that_a_gguf_cannot_express_are_refused(modules: object, message: str, bert: Path):
+    """Refused are a Dense layer, an unknown module, none at all, and a path out of the folder."""
     (bert / "modules.json").write_text(json.dumps(modules))
-    refused(bert, said)
+    refused(bert, message)
 
 
-def test_a_dense_module_is_refused_whatever_the_user_says(bert: Path):
-    """--pooling is no way around it."""
+def test_dense_module_is_refused_also_with_pooling(bert: Path):
+    """--pooling does not change that."""
     edit(bert / "modules.json", lambda modules: modules.append({"type": "x.Dense", "path": "3_Dense"}))
     refused(bert, "Dense module", pooling="mean")
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "mean, cls"),
         ({"pooling_mode_max_tokens": True}, "max_tokens"),
@@ -335,21 +335,21 @@ def test_a_dense_module_is_refused_whatever_the_user_says(bert: Path):
         ({"pooling_mode": "mean", "include_prompt": False}, "include_prompt"),
     ],
 )
-def test_poolings_that_llama_cpp_cannot_do(config: dict, said: str, bert: Path):
-    """Two at once, others than mean, cls and last, one that does not suit the architecture."""
+def test_poolings_unknown_to_llama_cpp_are_refused(config: dict, message: str, bert: Path):
+    """Refused are two at once, others than mean, cls and last, and one that does not suit the architecture."""
     (bert / "1_Pooling" / "config.json").write_text(json.dumps(config))
-    refused(bert, said)
+    refused(bert, message)
 
 
-def test_a_first_token_pooling_is_the_same_without_the_prompt(tmp_path: Path):
-    """include_prompt false changes a mean only."""
+def test_excluded_prompt_does_not_matter_to_cls_pooling(tmp_path: Path):
+    """include_prompt=false changes only a mean."""
     bert = make_bert_checkpoint(tmp_path / "model", pooling="cls")
     edit(bert / "1_Pooling" / "config.json", lambda config: config.update(include_prompt=False))
     assert convert_checkpoint(bert, tmp_path / "out.gguf").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("config_sentence_transformers.json", {"prompts": ["a"]}, "prompts"),
         ("config_sentence_transformers.json", {"prompts": {"query": 7}}, "prompts"),
@@ -358,14 +358,14 @@ def test_a_first_token_pooling_is_the_same_without_the_prompt(tmp_path: Path):
         ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length"),
     ],
 )
-def test_settings_that_cannot_be_used(name: str, value: dict, said: str, bert: Path):
-    """A wrong value is told, not passed over."""
+def test_invalid_settings_are_refused(name: str, value: dict, message: str, bert: Path):
+    """A wrong value is an error and not ignored."""
     (bert / name).write_text(json.dumps(value))
-    refused(bert, said)
+    refused(bert, message)
 
 
-def test_lower_casing_that_the_tokenizer_does_not_do(bert: Path):
-    """do_lower_case with a cased tokenizer."""
+def test_lower_casing_that_the_tokenizer_lacks_is_refused(bert: Path):
+    """do_lower_case is set with a cased tokenizer."""
     edit(bert / "tokenizer.json", lambda tokenizer: tokenizer["normalizer"].update(lowercase=False))
     (bert / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
     refused(bert, "do_lower_case")
@@ -374,8 +374,8 @@ def test_lower_casing_that_the_tokenizer_does_not_do(bert: Path):
 # ---- the options and the output
 
 
-def test_options_that_make_no_sense(bert: Path):
-    """Each with what would."""
+def test_invalid_options_are_refused(bert: Path):
+    """Each message lists the valid values."""
     refused(bert, "Choose one of: F32", OptionError, quant="Q9")
     refused(bert, "Choose one of: F32", OptionError, token_embedding_type="Q9")
     refused(bert, "rows of 96.*multiple of 256", OptionError, token_embedding_type="Q4_K")
@@ -384,14 +384,14 @@ def test_options_that_make_no_sense(bert: Path):
         refused(bert, "from 1 to 512", OptionError, threads=threads)
 
 
-def test_an_output_folder_that_is_not_there(bert: Path):
-    """It is not made: a slip of the pen would leave folders about."""
+def test_missing_output_folder_is_refused(bert: Path):
+    """It is not created: a typing error would leave folders."""
     refused(bert, "there is no folder", OutputError, out=bert.parent / "none" / "out.gguf")
     assert not (bert.parent / "none").exists()
 
 
-def test_an_output_that_is_there_is_kept(bert: Path):
-    """Until it is forced; then it is replaced."""
+def test_existing_output_is_replaced_only_by_force(bert: Path):
+    """Without force it stays, with force it is replaced."""
     out = bert / "out.gguf"
     out.write_bytes("é 한 😉".encode())
     refused(bert, "exists already.*--force", OutputExistsError, out=out)
@@ -399,15 +399,15 @@ def test_an_output_that_is_there_is_kept(bert: Path):
     assert convert_checkpoint(bert, out, force=True).read_bytes()[:4] == b"GGUF"
 
 
-def test_the_weights_are_never_the_output(bert: Path):
-    """Not even by force."""
+def test_weights_are_never_the_output(bert: Path):
+    """They are refused as output, also with force."""
     before = (bert / "model.safetensors").read_bytes()
     refused(bert, "one of the weight files", OutputError, out=bert / "model.safetensors", force=True)
     assert (bert / "model.safetensors").read_bytes() == before
 
 
-def test_a_disk_without_room_is_seen_before_anything_is_written(bert: Path, monkeypatch: pytest.MonkeyPatch):
-    """Both numbers are told."""
+def test_full_disk_is_reported_before_anything_is_written(bert: Path, monkeypatch: pytest.MonkeyPatch):
+    """The message has both numbers."""
     usage = shutil.disk_usage(bert)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     refused(bert, r"has 1\.0 kB free, the file needs [\d.]+ [kM]B", OutputError)

@@ -246,7 +246,7 @@ def test_gpu_and_cpu_agree(small_qwen3: Path, minilm_f16: Path):
 
 
 def test_build_for_another_processor_is_refused(tmp_path: Path):
-    """On a processor without AVX2, by a made-up cpuinfo, this build raises an error in place of SIGILL."""
+    """On a processor without AVX2, by a made-up cpuinfo, this build raises an error instead of SIGILL."""
     if "AVX2" not in binding.llama().llama_print_system_info().decode():
         pytest.skip("this build needs no AVX2")
     (tmp_path / "cpuinfo").write_text("flags\t\t: fpu sse2 avx\n")

@@ -424,7 +424,7 @@ def test_many_threads_get_their_own_vectors(either):
         thread.join()
 
     for mine, theirs in zip(expected, found, strict=True):
-        # Their batches are shared, and a batch's shape has a say in the last bits.
+        # Their batches are shared, and the shape of a batch changes the last bits.
         assert cosines(mine, theirs).min() > 0.9999
 
 
@@ -495,7 +495,7 @@ print(resident_bytes() - before)
 """
 
 
-@pytest.mark.skipif(resident_bytes() is None, reason="this system does not say what a process holds")
+@pytest.mark.skipif(resident_bytes() is None, reason="the memory of a process is not known on this system")
 def test_close_frees_the_memory(minilm_f16, tmp_path):
     """Opening and closing many times does not grow a process that does nothing else."""
     done = run_code(CYCLES, str(minilm_f16), home=tmp_path, **RETURN_FREED_MEMORY)

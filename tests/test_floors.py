@@ -172,8 +172,8 @@ def test_pure_floors_import_nothing_heavy(path: Path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_no_floor_without_a_place(path: Path):
-    """Every module is on a floor, and none has a name that says nothing."""
+def test_every_module_is_on_a_floor(path: Path):
+    """Every module is on a floor, and none has a name without meaning."""
     parts = name_of(path).split(".")
     assert parts[0] in FLOOR_OF, f"say in tests/test_floors.py on which floor {parts[0]} is"
     assert not VAGUE & set(parts)

@@ -45,7 +45,7 @@ def test_help_loads_nothing_heavy():
 
 
 def test_torch_is_never_loaded(tmp_path: Path, minilm_checkpoint: Path):
-    """A conversion and a full encode load no torch and none of its company, though an empty one of each is there."""
+    """A conversion and a full encode load neither torch nor its packages, though an empty one of each is importable."""
     company = ["torch", "transformers", "sentence_transformers", "safetensors", "tokenizers"]
     for name in company:
         (tmp_path / name).mkdir()
@@ -62,7 +62,7 @@ def test_torch_is_never_loaded(tmp_path: Path, minilm_checkpoint: Path):
 
 
 def test_public_names():
-    """`__all__` is what there is to import, and each name has a home."""
+    """Each name of `__all__` can be imported, and there is no other."""
     import qgguf
 
     assert sorted(qgguf.__all__) == sorted(dir(qgguf))

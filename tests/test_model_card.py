@@ -32,7 +32,7 @@ CARD = "---\nlicense: mit\ntags:\n- é\nbase_model: google-bert/bert-base-uncase
 
 
 def test_a_checkpoint_is_converted_without_the_package_gguf(tmp_path: Path):
-    """The file lacks the model card's values alone; the log says how to get them."""
+    """The file lacks the model card's values alone; the log names the way to get them."""
     checkpoint = make_bert_checkpoint(tmp_path / "My-Encoder-v2")
     (checkpoint / "README.md").write_text(CARD, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}

@@ -46,19 +46,19 @@ def test_wheel_holds_the_library_alone(built: tuple[Path, Path]):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_wheel_says_what_it_needs(built: tuple[Path, Path]):
+def test_wheel_declares_its_requirements(built: tuple[Path, Path]):
     """Python 3.10 or newer, Apache-2.0, no torch, and the same version as the library."""
     from qgguf import __version__
 
     with zipfile.ZipFile(built[1]) as wheel:
         name = next(name for name in wheel.namelist() if name.endswith("METADATA"))
-        says = HeaderParser().parsestr(wheel.read(name).decode())
-    assert (says["Version"], says["Requires-Python"], says["License-Expression"]) == (
+        metadata = HeaderParser().parsestr(wheel.read(name).decode())
+    assert (metadata["Version"], metadata["Requires-Python"], metadata["License-Expression"]) == (
         __version__,
         ">=3.10",
         "Apache-2.0",
     )
-    requirements = [Requirement(text) for text in says.get_all("Requires-Dist")]
+    requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
     needs = {need.name for need in requirements if need.marker is None}
     assert needs == {"llama-cpp-python", "numpy", "huggingface-hub", "click", "tqdm", "psutil"}
     extras = {str(need.marker): need.name for need in requirements if need.marker is not None}
@@ -92,7 +92,7 @@ def elsewhere(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 
 
 def test_wheel_runs_elsewhere(elsewhere: Path, minilm_q8: Path, tmp_path: Path):
-    """In another environment and another folder, the installed command says its version and embeds."""
+    """In another environment and another folder, the installed command prints its version and embeds."""
     from qgguf import __version__
 
     def run(*command: str) -> str:

@@ -1,4 +1,4 @@
-"""Conversion of rows by ggml: checks for finite values, and errors in place of aborts."""
+"""Conversion of rows by ggml: checks for finite values, and errors instead of aborts."""
 
 import numpy as np
 import pytest

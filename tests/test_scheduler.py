@@ -437,6 +437,23 @@ def test_system_without_threads_is_only_slower(monkeypatch):
     assert_idle(scheduler)
 
 
+def test_call_cancelled_before_it_is_known_is_not_kept():
+    """A call that is cancelled between the start of `run` and its first wait leaves nothing in the scheduler."""
+
+    class CancelledAfterOneLook(Call):
+        @property
+        def ended(self):
+            ended = super().ended
+            self.error = CallCancelledError()
+            return ended
+
+    scheduler = Scheduler([Lane()], max_tokens=2, max_texts=1)
+    with pytest.raises(CallCancelledError):
+        scheduler.run(CancelledAfterOneLook([np.array([1], np.int32)], NO_PROMPT, DIMS, least_shared=2))
+
+    assert scheduler.is_idle
+
+
 @pytest.mark.parametrize("n_lanes", [1, 3])
 def test_ended_call_frees_its_memory(n_lanes):
     """Nothing holds its texts and rows, however it ended, though lanes keep their last arguments."""

@@ -142,6 +142,9 @@ class Scheduler:
     def _serve(self, call: Call) -> None:
         """Compute batches until the call has ended. Takes the lock."""
         with self._lock:
+            if call.ended:
+                # Cancelled since `run` looked. `_settle` has run for it already and would not forget it again.
+                return
             call.turn = next(self._turns)
             self._calls[call] = None
         while (lane := self._lane_for(call)) is not None:

@@ -139,8 +139,8 @@ def make_bert_checkpoint(
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL, strict=True))
-    said = {f"{kind}_token": name for kind, name in names.items()} | {"do_lower_case": True}
-    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    config = {f"{kind}_token": name for kind, name in names.items()} | {"do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     if pooling is not None:
         write_pooling(folder, dims, pooling)
     return folder

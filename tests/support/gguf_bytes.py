@@ -67,4 +67,4 @@ QWEN3 = {
     "tokenizer.ggml.padding_token_id": 4,
     "tokenizer.ggml.add_eos_token": True,
 }
-"""What the header of a right Qwen3-Embedding file says, with six tokens."""
+"""The header of a valid Qwen3-Embedding file, with six tokens."""

@@ -45,7 +45,7 @@ def qwen3_with_card(folder: Path, _minilm: Path) -> Path:
 
 
 def bert_by_any_name(folder: Path, minilm: Path) -> Path:
-    """BertForPreTraining's names and heads, first-token pooling, a folder name that says nothing, the real tokenizer.
+    """BertForPreTraining's names and heads, first-token pooling, a folder name without meaning, the real tokenizer.
 
     Eight rows more than there are tokens: the vocabulary is filled up.
     """
