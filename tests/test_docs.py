@@ -91,12 +91,16 @@ def after_the_demo(clone: Path, minilm_q4: Path, minilm_q8: Path) -> Path:
 
 
 def shell_environment(home: Path) -> dict[str, str]:
-    """A newcomer's environment: no qgguf on the PATH, no setting, an empty home."""
+    """A newcomer's environment: no qgguf on the PATH, no setting, an empty home; this Python."""
     names = ("HF_", "QGGUF_", "PYTHON", "VIRTUAL_ENV")
     here = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     folders = [folder for folder in here["PATH"].split(os.pathsep) if not Path(folder, "qgguf").exists()]
+    python = home.with_name("bin") / "python3"
+    python.parent.mkdir(exist_ok=True)
+    python.unlink(missing_ok=True)
+    python.symlink_to(Path(sys.executable).resolve())
     return here | {
-        "PATH": os.pathsep.join(folders),
+        "PATH": os.pathsep.join([str(python.parent), *folders]),
         "HOME": str(home),
         "HF_HUB_OFFLINE": "1",
         "PYTHONIOENCODING": "utf-8",
