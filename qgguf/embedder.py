@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qgguf import lifetime
 from qgguf import vectors as vector_math
 from qgguf.batching import Ids
 from qgguf.errors import ModelFileError, OptionError, PromptError, TextTooLongError
@@ -70,6 +71,9 @@ class Embedder:
                          BudgetError (the memory given is too little; both numbers are named), NativeError
 
     All methods may be called from any thread. Close it, or use it as a context manager, to free its memory.
+
+    A forked process cannot use its parent's model: it gets a ForkError, and may open its own. A pickled Embedder is its
+    path and its arguments; the unpickled one opens the model when it is first used.
     """
 
     def __init__(
@@ -90,6 +94,21 @@ class Embedder:
         strategy: str | None = None,
     ) -> None:
         self.path = _find(model)
+        self._arguments: dict[str, Any] = {
+            "model": os.path.abspath(self.path),
+            "max_tokens": max_tokens,
+            "truncate": truncate,
+            "truncate_dim": truncate_dim,
+            "device": device,
+            "threads": threads,
+            "vram": vram,
+            "ram": ram,
+            "kv_type": kv_type,
+            "pooling": pooling,
+            "prompts": None if prompts is None else dict(prompts),
+            "default_prompt_name": default_prompt_name,
+            "strategy": strategy,
+        }
         header = read_header(self.path)
         self.spec: ModelSpec = spec_of(header, self.path)
         for sentence in self.spec.corrections:
@@ -110,7 +129,7 @@ class Embedder:
             kv_type=kv_type,
             threads=threads_setting(threads) or usable_cores(),
         )
-        self._engine = Engine(
+        engine = Engine(
             self.path,
             header,
             self.spec,
@@ -120,6 +139,7 @@ class Embedder:
             strategy=strategy,
         )
         self._async_runner = AsyncRunner()
+        self._engine = engine
 
     # What the model is
 
@@ -331,6 +351,32 @@ class Embedder:
         """Free the model's memory. Calls after it, and those under way in other threads, raise NativeError."""
         self._engine.close()
         self._async_runner.close()
+
+    # Copies and pickles
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.get("_pickled") or self._arguments
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._pickled = state
+
+    def __getattr__(self, name: str) -> Any:
+        """Open an unpickled Embedder when one of its attributes is first needed."""
+        if name.startswith("__") or "_pickled" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        with lifetime.opening_lock():
+            if "_engine" not in self.__dict__:
+                self.__init__(**self._pickled)  # type: ignore[misc]
+        return object.__getattribute__(self, name)
+
+    def __copy__(self) -> "Embedder":
+        raise TypeError(
+            "An Embedder cannot be copied: it holds a model's memory. Share it, its methods may be called from any "
+            f"thread; or open the model a second time: Embedder({str(self.path)!r})"
+        )
+
+    def __deepcopy__(self, _memo: object) -> "Embedder":
+        return self.__copy__()
 
     def __enter__(self) -> "Embedder":
         return self

@@ -15,6 +15,7 @@ QgError
 ├── DeviceError           the device asked for is not there
 │   └── DeviceMemoryError it has less free memory than the model takes
 ├── BudgetError           no settings fit the memory given
+├── ForkError             a model that was opened before the process was forked
 └── NativeError           a llama.cpp call failed; its code and log line are kept
 """
 
@@ -25,6 +26,7 @@ __all__ = [
     "DeviceError",
     "DeviceMemoryError",
     "DimensionError",
+    "ForkError",
     "ModelFileError",
     "ModelNotFoundError",
     "NativeError",
@@ -96,6 +98,10 @@ class DeviceMemoryError(DeviceError):
 
 class BudgetError(QgError):
     """No settings fit the memory given."""
+
+
+class ForkError(QgError):
+    """A forked process uses a model that its parent opened."""
 
 
 class NativeError(QgError):

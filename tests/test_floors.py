@@ -21,7 +21,7 @@ FLOORS = (
     ("files", ("hub",)),
     ("model", ("model",)),
     ("format", ("gguf_format",)),
-    ("machine", ("hardware", "settings", "atomic_file", "file_hash")),
+    ("machine", ("hardware", "settings", "atomic_file", "file_hash", "lifetime")),
     ("pure", ("memory", "batching", "vectors", "option_values", "units")),
     ("words", ("errors", "types", "_version")),
 )
@@ -41,7 +41,6 @@ PURE_MODULES = {
     "tokenization.unicode_tables",
     "inference.options",
     "inference.stats",
-    "inference.usage_gate",
     "inference.inputs",
     "native.builds",
     "hub.repo_name",

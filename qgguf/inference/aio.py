@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from qgguf import lifetime
 from qgguf.inference.call import Cancellation
 
 P = ParamSpec("P")
@@ -35,9 +36,15 @@ class AsyncRunner:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
+        self._process = lifetime.process_number()
 
     async def run(self, work: Callable[[], R]) -> R:
-        """Return the result of `work`. When the task is cancelled, the work stops between two native calls."""
+        """Return the result of `work`. When the task is cancelled, the work stops between two native calls.
+
+        raises  ForkError; what `work` raises
+        """
+        # The threads of the pool do not exist in a forked process, and its lock may be held for ever.
+        lifetime.check_process(self._process)
         cancellation = Cancellation()
         context = contextvars.copy_context()
         context.run(_cancellation.set, cancellation)

@@ -77,7 +77,7 @@ def compute(
 
     tokenized  index -> ids of texts that are tokenised already
     returns    (n_texts, dims) of what `finish` makes, (n_texts,) int64
-    raises     TextError naming the caller's index of a text whose vector is not finite
+    raises     TextError naming the caller's index of a text without tokens, or whose vector is not finite
     """
     spans = list(windows(task.texts))
     prompt = engine.tokenizer.prompt_ids(task.prompt_text)
@@ -95,6 +95,7 @@ def compute(
     with Prefetcher(tokenize_window, spans) as ids_of_windows:
         for (start, stop), ids in ids_of_windows:
             n_tokens[start:stop] = np.fromiter(map(len, ids), np.int64, len(ids))
+            _check_tokens(n_tokens[start:stop], task, start)
             cut = [engine.tokenizer.truncate(one, task.max_tokens) for one in ids]
             call = engine.call(cut, prompt, bar.add_tokens)
             bar.expect(sum(map(len, task.texts[start:stop])), call.n_tokens)
@@ -105,6 +106,18 @@ def compute(
                 return task.finish(raw), n_tokens
             vectors[start:stop] = task.finish(raw)
     return vectors, n_tokens
+
+
+def _check_tokens(n_tokens: NDArray[np.int64], task: EncodeTask, start: int) -> None:
+    """Refuse a text without a token: of a model without special tokens, such as an empty one."""
+    empty = np.flatnonzero(n_tokens == 0)
+    if len(empty):
+        index = start + int(empty[0])
+        callers_index = int(np.flatnonzero(task.indices == index)[0])
+        raise TextError(
+            f"Text {callers_index} ({task.texts[index][:40]!r}) has no token, and this model adds none, so there is "
+            "nothing to compute a vector from. Leave such texts out."
+        )
 
 
 def _check_finite(raw: NDArray[np.float32], task: EncodeTask, start: int) -> None:

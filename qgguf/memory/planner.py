@@ -361,6 +361,18 @@ def n_sequences_of(vocab_size: int) -> int:
     return min(max(LOGIT_BYTES // (4 * vocab_size), LEAST_SEQUENCES), MOST_SEQUENCES)
 
 
+def one_pass_tokens(tokens: int, n_sequences: int) -> int:
+    """Return the micro-batch for texts that must be computed in one piece: room for the tokens, or a little more.
+
+    llama.cpp aborts while it reserves the graph of the mean where this is no multiple of the sequences: it rounds the
+    tokens up to one, but not the rows that it pools.
+
+    >>> one_pass_tokens(512, 198), one_pass_tokens(512, 256)
+    (594, 512)
+    """
+    return _rounded_up(tokens, n_sequences)
+
+
 def _output_on_gpu(sizes: ModelSizes, settings: Settings) -> bool:
     """Whether every token goes through the vocabulary projection on the GPU: in a decoder that llama.cpp pools."""
     return bool(settings.n_gpu_layers) and sizes.causal and not sizes.last_rows
@@ -575,7 +587,11 @@ def _settings(sizes: ModelSizes, request: PlanRequest, n_gpu: int, repack: bool)
         kv_types if request.kv_type is None else [request.kv_type], limits, _batches(sizes)
     ):
         # Room for kept prompts is reserved: it is not known yet whether all texts of a batch begin with one.
-        cells = max(limit, batch + KEPT_TOKENS if sizes.last_rows else micro_batch)
+        n_sequences = n_sequences_of(sizes.vocab_size)
+        if sizes.last_rows:
+            cells = max(limit, batch + KEPT_TOKENS)
+        else:
+            cells = one_pass_tokens(max(limit, micro_batch), n_sequences)
         yield Settings(
             n_gpu_layers=n_gpu,
             kv_type=kv_type,
@@ -583,7 +599,7 @@ def _settings(sizes: ModelSizes, request: PlanRequest, n_gpu: int, repack: bool)
             cells=cells,
             batch_tokens=batch,
             micro_batch=micro_batch if sizes.last_rows else cells,
-            n_sequences=n_sequences_of(sizes.vocab_size),
+            n_sequences=n_sequences,
             repack=repack,
             lanes=lanes,
         )

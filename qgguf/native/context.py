@@ -1,15 +1,15 @@
 """Contexts of llama.cpp: the KV cache and compute buffer of a model, and the call that makes vectors from token ids."""
 
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qgguf import lifetime
 from qgguf.batching import Ids, SharedTokens, common_length, flat_tokens, share_prefixes
 from qgguf.errors import DeviceMemoryError, NativeError
-from qgguf.memory.planner import KEPT_PREFIXES, KEPT_TOKENS, n_sequences_of
+from qgguf.memory.planner import KEPT_PREFIXES, KEPT_TOKENS, n_sequences_of, one_pass_tokens
 from qgguf.model.spec import Pooling
 from qgguf.native import binding
 from qgguf.native.model import NativeModel
@@ -73,10 +73,11 @@ class NativeContext:
         llama = binding.llama()
         n_sequences = n_sequences_of(model.spec.vocab_size)
         self.max_texts = n_sequences - KEPT_PREFIXES
-        cells = max(cells, n_sequences)  # llama.cpp aborts on fewer outputs than sequences
-        self.model, self.pooling, self.strategy, self.cells = model, pooling, strategy, cells
         # Pooling over all of a text's tokens needs them in one micro-batch.
         one_pass = not model.spec.pools_last_row(pooling)
+        # llama.cpp aborts on fewer outputs than sequences.
+        cells = one_pass_tokens(cells, n_sequences) if one_pass else max(cells, n_sequences)
+        self.model, self.pooling, self.strategy, self.cells = model, pooling, strategy, cells
         parameters = llama.llama_context_default_params()
         parameters.n_ctx = cells + (KEPT_TOKENS if strategy is Strategy.LAST_ROWS else 0)
         parameters.n_batch = parameters.n_ubatch = cells if one_pass else min(cells, micro_batch)
@@ -108,7 +109,8 @@ class NativeContext:
             parameters.flash_attn_type = _FLASH_ATTENTION_OFF
         self.batch_tokens: int = parameters.n_batch
         binding.last_errors()
-        self._handle: int | None = llama.llama_init_from_model(model.handle, parameters)
+        with lifetime.native_call():
+            self._handle: int | None = llama.llama_init_from_model(model.handle, parameters)
         if not self._handle:
             reason = binding.last_errors() or "llama.cpp gives no reason"
             message = f"llama.cpp cannot make a context for {cells:,} tokens: {reason}."
@@ -118,12 +120,12 @@ class NativeContext:
                 )
             raise NativeError(f"{message} Set a smaller max_tokens.")
         self._memory = llama.llama_get_memory(self._handle)
-        self._finalizer = weakref.finalize(self, llama.llama_free, self._handle)
+        self._free = lifetime.free_with(self, llama.llama_free, self._handle)
 
     def close(self) -> None:
         """Free the context's memory. The model stays open."""
         self._handle = None
-        self._finalizer()
+        self._free()
 
     @property
     def kept_tokens(self) -> int:
@@ -267,12 +269,13 @@ class NativeContext:
         binding.last_errors()
         call = llama.llama_decode if self._memory else llama.llama_encode
         part = batch.slice(start, stop)
-        if self._rows is None:
-            code = call(self._handle, part)
-        else:
-            with HeldSignals() as held:
-                self._rows.stop = held.stops
-                code = call(self._handle, part)
+        with lifetime.native_call():
+            if self._rows is None:
+                code = lifetime.run_parallel(lambda: call(self._handle, part))
+            else:
+                with HeldSignals() as held:
+                    self._rows.stop = held.stops
+                    code = lifetime.run_parallel(lambda: call(self._handle, part))
         self.computed_tokens += stop - start
         if code != 0:
             meaning = DECODE_CODES.get(code, "an unknown failure")

@@ -3,12 +3,12 @@
 import ctypes
 import logging
 import os
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from qgguf import lifetime
 from qgguf.batching import Ids
 from qgguf.errors import DeviceError, DeviceMemoryError, ModelFileError, NativeError, OptionError, QgError
 from qgguf.model.spec import ModelSpec
@@ -83,11 +83,12 @@ class NativeModel:
         parameters.use_extra_bufts = repack
         set_mmap(parameters, mmap)
         binding.last_errors()
-        self._handle: int | None = llama.llama_model_load_from_file(os.fsencode(path), parameters)
+        with lifetime.native_call():
+            self._handle: int | None = llama.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self._handle:
             raise self._load_error(path, binding.last_errors())
         self._vocabulary = llama.llama_model_get_vocab(self._handle)
-        self._finalizer = weakref.finalize(self, llama.llama_model_free, self._handle)
+        self._free = lifetime.free_with(self, llama.llama_model_free, self._handle)
         self.special_tokens = self._read_special_tokens()
 
     def _load_error(self, path: str | os.PathLike[str], reason: str) -> QgError:
@@ -103,7 +104,7 @@ class NativeModel:
     def close(self) -> None:
         """Free the weights. Contexts over them must be closed before."""
         self._handle = None
-        self._finalizer()
+        self._free()
 
     @property
     def handle(self) -> int:
@@ -128,7 +129,8 @@ class NativeModel:
         while True:
             ids = np.empty(room, np.int32)
             pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-            n_tokens = llama.llama_tokenize(self._vocabulary, utf8, len(utf8), pointer, room, special, False)
+            with lifetime.native_call():
+                n_tokens = llama.llama_tokenize(self._vocabulary, utf8, len(utf8), pointer, room, special, False)
             if n_tokens >= 0:
                 own: Ids = ids[:n_tokens].copy()
                 return own

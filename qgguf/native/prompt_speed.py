@@ -2,10 +2,10 @@
 
 import ctypes
 import time
-import weakref
 
 import numpy as np
 
+from qgguf import lifetime
 from qgguf.errors import NativeError
 from qgguf.native import binding
 from qgguf.native.model import NativeModel
@@ -35,18 +35,19 @@ class PromptProcessing:
         if model.spec.causal:
             parameters.n_outputs_max = 1
         binding.last_errors()
-        self._handle: int | None = llama.llama_init_from_model(model.handle, parameters)
+        with lifetime.native_call():
+            self._handle: int | None = llama.llama_init_from_model(model.handle, parameters)
         if not self._handle:
             reason = binding.last_errors() or "no reason given"
             raise NativeError(f"llama.cpp cannot make a context for {self.n_tokens} tokens: {reason}.")
         self._memory = llama.llama_get_memory(self._handle)
-        self._finalizer = weakref.finalize(self, llama.llama_free, self._handle)
+        self._free = lifetime.free_with(self, llama.llama_free, self._handle)
         self._ids = np.random.default_rng(0).integers(0, model.spec.vocab_size, self.n_tokens, np.int32)
 
     def close(self) -> None:
         """Free the context; the model stays open."""
         self._handle = None
-        self._finalizer()
+        self._free()
 
     def seconds(self) -> float:
         """Measure one pass over `n_tokens` tokens, in seconds."""
@@ -57,8 +58,9 @@ class PromptProcessing:
             llama.llama_memory_clear(self._memory, False)
         batch = llama.llama_batch_get_one(self._ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)), self.n_tokens)
         started = time.perf_counter()
-        code = (llama.llama_decode if self._memory else llama.llama_encode)(self._handle, batch)
-        llama.llama_synchronize(self._handle)
+        with lifetime.native_call():
+            code = (llama.llama_decode if self._memory else llama.llama_encode)(self._handle, batch)
+            llama.llama_synchronize(self._handle)
         seconds = time.perf_counter() - started
         if code:
             raise NativeError(f"llama.cpp stopped with {code}: {binding.last_errors() or 'no reason given'}.", code)
