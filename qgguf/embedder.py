@@ -25,7 +25,7 @@ from qgguf.inference.token_bar import TokenBar
 from qgguf.memory.planner import Plan, PlanRequest
 from qgguf.model import prompts as prompt_texts
 from qgguf.model.from_gguf import spec_of
-from qgguf.model.spec import ModelSpec, Pooling
+from qgguf.model.spec import ModelSpec, Pooling, SpecChoices
 from qgguf.native.strategy import Strategy
 from qgguf.option_values import LEAST_MAX_TOKENS, PRECISIONS, TRUNCATIONS
 from qgguf.settings import device_setting, ram_setting, threads_setting, vram_setting
@@ -64,6 +64,8 @@ class Embedder:
     ram                  the same for the host's memory; default: $QGGUF_RAM, else what the machine or container has
     kv_type              type of the KV cache: "f16", "q8_0" or "q4_0"; default: the most exact that fits the memory
     pooling              "mean", "cls" or "last", for a file that declares none or a wrong one
+    attention            "causal" or "bidirectional", the same
+    end_token            token that ends each text, such as "</s>", the same; "" for none
     prompts              name -> text; added to the model's own
     default_prompt_name  prompt of a plain `encode`; default: the model's own, mostly none
     strategy             "last_rows", "two_calls" or "plain": how llama.cpp is driven; default: chosen by a probe
@@ -89,6 +91,8 @@ class Embedder:
         ram: int | str | None = None,
         kv_type: str | None = None,
         pooling: str | None = None,
+        attention: str | None = None,
+        end_token: str | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
         strategy: str | None = None,
@@ -105,17 +109,21 @@ class Embedder:
             "ram": ram,
             "kv_type": kv_type,
             "pooling": pooling,
+            "attention": attention,
+            "end_token": end_token,
             "prompts": None if prompts is None else dict(prompts),
             "default_prompt_name": default_prompt_name,
             "strategy": strategy,
         }
         header = read_header(self.path)
-        self.spec: ModelSpec = spec_of(header, self.path)
+        self.spec: ModelSpec = spec_of(header, self.path, SpecChoices.of(pooling, attention, end_token))
         for sentence in self.spec.corrections:
             log.info("%s: %s", self.path.name, sentence)
+        for sentence in self.spec.warnings:
+            log.warning("%s: %s.", self.path.name, sentence)
         self._truncate = _checked_truncation(truncate)
         self._dims = self.spec.dims
-        self._warned_of_dims = False
+        self._warned_of_dims = self._warned_of_prompt = False
         if truncate_dim is not None:
             self._dims = self._checked_dims(truncate_dim)
         self._prompts = {**self.spec.prompts, **(prompts or {})}
@@ -135,7 +143,7 @@ class Embedder:
             self.spec,
             device_setting(device),
             request,
-            pooling=_pooling(self.spec, pooling, self.path),
+            pooling=_pooling(self.spec, self.path),
             strategy=strategy,
         )
         self._async_runner = AsyncRunner()
@@ -249,7 +257,15 @@ class Embedder:
             show_progress_bar=show_progress_bar,
             truncate=truncate,
         )
-        return self._vectors(texts, self._with_default_prompt(options, prompt_texts.QUERY_PROMPT_NAMES))
+        chosen = self._with_default_prompt(options, prompt_texts.QUERY_PROMPT_NAMES)
+        if self.spec.prompt_is_unknown and not chosen.names_prompt and not self._warned_of_prompt:
+            self._warned_of_prompt = True
+            log.warning(
+                "%s needs a prompt before queries, which its file does not have. Take it from the model card: "
+                "Embedder(prompts={'query': ...}).",
+                self.spec.name,
+            )
+        return self._vectors(texts, chosen)
 
     def encode_document(
         self,
@@ -474,9 +490,7 @@ def _find(model: str | os.PathLike[str]) -> Path:
     return resolve(os.fspath(model))
 
 
-def _pooling(spec: ModelSpec, asked: str | None, path: Path) -> Pooling:
-    if asked is not None:
-        return Pooling.from_name(asked)
+def _pooling(spec: ModelSpec, path: Path) -> Pooling:
     if spec.pooling is None:
         raise ModelFileError(
             f"{path} declares no pooling, so it is a text generator or lacks metadata; an embedding model is needed. "

@@ -159,7 +159,7 @@ def _context(handle: Any, sizes: ModelSizes, name: str, settings: Settings) -> I
     llama.llama_free(context)
     parts = {part.name: part.size_bytes / MIB for part in parts_of(sizes, settings)}
     label = f"{settings.cells} cells, {settings.micro_batch} at once, {settings.n_sequences} texts, {settings.kv_type}"
-    if sizes.causal:
+    if sizes.decoder:
         cache = kv_bytes(sizes, settings.kv_type, cells_of(sizes, settings), sizes.n_layers)
         yield Row(name, label, "KV cache", cache / MIB, log.number(_KV))
     # Only where the full micro-batch is the larger graph: a load that allocates nothing reports no other.

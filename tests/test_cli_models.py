@@ -33,7 +33,7 @@ def test_inspect_describes_a_model(minilm_q8: Path, tmp_path: Path):
     spec = read_spec(minilm_q8)
     assert rows["model"] == spec.name
     assert rows["file"].startswith(f"{minilm_q8} (")
-    assert rows["architecture"] == "bert, 6 layers, attention both ways"
+    assert rows["architecture"] == "bert, 6 layers, attention bidirectional"
     assert rows["weights"] == "22.6 million, Q8_0"
     assert rows["dims"] == "384, not trained to be cut shorter"
     assert rows["tokens"] == "512 in a text, 256 by the checkpoint's own limit; vocabulary of 30522"

@@ -156,3 +156,44 @@ def test_a_header_with_impossible_values_is_refused(tmp_path: Path, without: str
     """Missing and impossible values are reported before llama.cpp opens the file."""
     with pytest.raises(ModelFileError, match=message):
         spec(tmp_path, QWEN3, (without,), **changes)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "tensors", "message"),
+    [
+        ("gemma-embedding", "Embeddinggemma 300m", (), "two Dense layers are missing"),
+        ("gemma-embedding", "é", ("dense_2.weight",), "two Dense layers are missing"),
+        ("gemma-embedding", "Embeddinggemma 300m", ("dense_2.weight", "dense_3.weight"), None),
+        ("bert", "LaBSE", (), "Dense layer after the pooling"),
+        ("bert", "distiluse-base-multilingual-cased-v2", (), "Dense layer after the pooling"),
+        ("bert", "multilingual-e5-base", (), None),
+        ("jina-bert-v3", "jina-embeddings-v3", (), "task adapters"),
+    ],
+)
+def test_files_whose_vectors_are_wrong_have_a_warning(
+    architecture: str, name: str, tensors: tuple[str, ...], message: str | None, tmp_path: Path
+):
+    """A missing tensor or a known name shows that a GGUF file cannot give the checkpoint's vectors."""
+    metadata = {key.replace("bert.", f"{architecture}.", 1): value for key, value in BERT.items()}
+    metadata |= {"general.architecture": architecture, "general.name": name}
+    weights = WEIGHTS | {tensor: np.ones((32, 32)) for tensor in tensors}
+    warnings = read_spec(save(tmp_path / "model.gguf", gguf(metadata, weights))).warnings
+    assert len(warnings) == (message is not None)
+    assert message is None or message in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "unknown"),
+    [
+        ("bert", "é-large-instruct", True),
+        ("bert", "multilingual-e5-large-instruct", False),
+        ("bert", "all-MiniLM-L6-v2", False),
+        ("qwen2", "KaLM Embedding Multilingual Mini", True),
+    ],
+)
+def test_models_whose_prompt_is_unknown_are_marked(architecture: str, name: str, unknown: bool, tmp_path: Path):
+    """A name shows that queries need a prompt; a prompt in the file settles it."""
+    metadata = {key.replace("bert.", f"{architecture}.", 1): value for key, value in BERT.items()}
+    metadata |= {"general.architecture": architecture, "general.name": name}
+    assert spec(tmp_path, metadata).prompt_is_unknown is unknown
+    assert not spec(tmp_path, metadata, **{"qgguf.prompt.query": "한: "}).prompt_is_unknown

@@ -234,7 +234,7 @@ def models(draw: st.DrawFn) -> ModelSizes:
         vocab_size=draw(st.integers(100, 200_000)),
         context_length=65536,
         default_tokens=draw(st.sampled_from([256, 512, 8192])),
-        causal=causal,
+        decoder=causal,
         last_rows=causal and draw(st.booleans()),
         exact_compute_buffer=draw(st.booleans()),
         means=draw(st.booleans()),

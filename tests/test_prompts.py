@@ -7,7 +7,7 @@ from qgguf.model.families import Traits, family_of
 from qgguf.model.prompts import choose_prompt, instruction_prompts
 
 QWEN3_EMBEDDING = family_of(Traits.of("qwen3", ["Qwen3 Embedding 0.6B"], 151669))
-TEMPLATE = QWEN3_EMBEDDING.instruction_template
+TEMPLATE = QWEN3_EMBEDDING.card_of("qwen3 embedding 0.6b").instruction_template
 PROMPTS = instruction_prompts(TEMPLATE)
 NOTHING = {"prompt": None, "prompt_name": None, "instruction": None, "default_name": None}
 
@@ -77,13 +77,59 @@ def test_an_instruction_without_a_template_is_refused():
         ("bert", "mxbai-embed-large-v1", "Represent this sentence for searching relevant passages: "),
         ("nomic-bert", "Nomic Embed Text v1.5", "search_query: "),
         ("nomic-bert-moe", "Nomic Embed Text v2 MoE", "search_query: "),
+        ("nomic-bert", "CodeRankEmbed", "Represent this query for searching relevant code: "),
+        ("modern-bert", "modernbert-embed-base", "search_query: "),
+        ("bert", "bge-large-zh-v1.5", "为这个句子生成表示以用于检索相关文章："),
+        ("bert", "UAE-Large-V1", "Represent this sentence for searching relevant passages: "),
+        ("bert", "snowflake-arctic-embed-xs", "Represent this sentence for searching relevant passages: "),
+        ("bert", "Snowflake Arctic Embed M v1.5", "Represent this sentence for searching relevant passages: "),
+        ("bert", "snowflake-arctic-embed-l-v2.0", "query: "),
+        ("gemma-embedding", "Embeddinggemma 300m", "task: search result | query: "),
+        ("eurobert", "jina-embeddings-v5-text-nano-retrieval", "Query: "),
+        ("qwen3", "Jina Embeddings v5 Text Small Retrieval", "Query: "),
+        ("qwen2vl", "jina-embeddings-v4-text-retrieval", "Query: "),
+        ("llama-embed", "llama-nemotron-embed-1b-v2", "query: "),
+        ("qwen2", "Nomic Embed Code", "Represent this query for searching relevant code: "),
         ("bert", "all-MiniLM-L6-v2", None),
         ("bert", "Multilingual E5 Large Instruct", None),
+        ("modern-bert", "gte-modernbert-base", None),
         ("bert", "bge-m3", None),
-        ("qwen2", "Nomic Embed Code", None),
     ],
 )
 def test_known_models_have_the_prompts_of_their_cards(architecture, name, query):
     """A model with a known name and architecture has the prompts of its card; no other model has any."""
     family = family_of(Traits.of(architecture, [name], 30522))
-    assert family.prompts_of(name).get("query") == query
+    assert family.card_of(name.lower()).prompts.get("query") == query
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("bert", "multilingual-e5-large-instruct"),
+        ("llama", "E5 Mistral 7b Instruct"),
+        ("llama", "SFR-Embedding-Mistral"),
+        ("llama", "Linq Embed Mistral"),
+        ("qwen2", "gte-Qwen2-1.5B-instruct"),
+        ("llama-embed", "llama-embed-nemotron-8b"),
+    ],
+)
+def test_known_instruct_models_have_the_template_with_a_space(architecture, name):
+    """Unlike Qwen3-Embedding's, it has a space after the colon."""
+    card = family_of(Traits.of(architecture, [name], 30522)).card_of(name.lower())
+    assert instruction_prompts(card.instruction_template)["query"].endswith("\nQuery: ")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "smallest"),
+    [
+        ("nomic-bert", "nomic-embed-text-v1.5", 64),
+        ("nomic-bert", "nomic-embed-text-v1", None),
+        ("nomic-bert-moe", "nomic-embed-text-v2-moe", 256),
+        ("gemma-embedding", "embeddinggemma-300m", 128),
+        ("bert", "snowflake-arctic-embed-l-v2.0", 256),
+        ("bert", "snowflake-arctic-embed-l", None),
+    ],
+)
+def test_known_models_have_the_dims_of_their_cards(architecture, name, smallest):
+    """Models that were trained to be cut have the smallest dims of their card."""
+    assert family_of(Traits.of(architecture, [name], 30522)).card_of(name).smallest_dims == smallest

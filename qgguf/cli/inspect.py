@@ -46,7 +46,7 @@ def _as_dict(spec: "ModelSpec", path: Path) -> dict[str, Any]:
 def _rows(spec: "ModelSpec", path: Path) -> list[tuple[str, str]]:
     from qgguf.memory.planner import COMPUTE_BUFFER_NOTE
 
-    attention = "causal" if spec.causal else "both ways"
+    attention = "causal" if spec.causal else "bidirectional"
     rows = [
         ("model", spec.name),
         ("file", f"{path} ({readable(spec.size_bytes)})"),
@@ -64,6 +64,8 @@ def _rows(spec: "ModelSpec", path: Path) -> list[tuple[str, str]]:
         rows.append(("instruction", _quoted(spec.instruction_template)))
     if spec.source_repo:
         rows.append(("made from", f"{spec.source_repo} {spec.source_revision}".rstrip()))
+    if spec.warnings:
+        rows.append(("warning", "\n".join(spec.warnings)))
     rows.append(("corrected", "\n".join(spec.corrections) or "nothing"))
     return rows
 

@@ -132,7 +132,7 @@ class Engine:
             self._spec,
             device,
             gpu_layers=settings.n_gpu_layers,
-            head=self._spec.causal and not self._last_rows,
+            head=self._spec.is_decoder and not self._last_rows,
             repack=settings.repack,
         )
         self._lanes: list[NativeLane] = []

@@ -12,7 +12,7 @@ An example: two layers of 1 MB that see 2048 tokens (2304 KV cells, those for pr
 
 >>> tiny = ModelSizes(
 ...     n_layers=2, dims=256, n_heads=4, n_kv_heads=2, head_dim=64, ffn=768, vocab_size=1000, context_length=4096,
-...     default_tokens=2048, causal=True, last_rows=True, exact_compute_buffer=True,
+...     default_tokens=2048, decoder=True, last_rows=True, exact_compute_buffer=True,
 ...     layers=({"Q8_0": 1_000_000}, {"Q8_0": 1_000_000}), input_bytes=272_000, output_norm_bytes=1024)
 >>> plan(tiny, PlanRequest(vram=240_000_000)).n_gpu_layers
 2
@@ -98,7 +98,7 @@ class ModelSizes:
 
     n_layers, dims, n_heads, n_kv_heads, head_dim, ffn, vocab_size, context_length
     default_tokens     longest text where the user names no limit
-    causal             decoder with a KV cache; else an encoder
+    decoder            has a KV cache and a vocabulary projection, whatever its attention; else an encoder
     last_rows          a text's vector is its last token's row, so that texts may be split and few rows leave the model
     exact_compute_buffer  memory.compute_buffer models this model's graph; else the planner adds a margin
     experts            experts that compute each token; 1 where there are none
@@ -122,7 +122,7 @@ class ModelSizes:
     vocab_size: int
     context_length: int
     default_tokens: int
-    causal: bool
+    decoder: bool
     last_rows: bool
     exact_compute_buffer: bool
     layers: tuple[Mapping[str, int], ...]
@@ -276,7 +276,7 @@ def parts_of(
     repacked_bytes = sum(size for layer in host_layers for name, size in layer.items() if name in copied)
     host_bytes = sum(sum(layer.values()) for layer in host_layers) - repacked_bytes
     # A tied matrix whose type is repacked gets a copy as the output matrix, although it is never multiplied.
-    if sizes.causal and not sizes.output_bytes and sizes.input_type in copied:
+    if sizes.decoder and not sizes.output_bytes and sizes.input_type in copied:
         repacked_bytes += sizes.input_bytes
     kv_layer = kv_bytes(sizes, settings.kv_type, cells_of(sizes, settings), n_layers=1)
     cpu_buffer, gpu_buffer = _compute_buffer(sizes, settings)
@@ -310,7 +310,7 @@ def parts_of(
 
 def cells_of(sizes: ModelSizes, settings: Settings) -> int:
     """Return the KV cells that llama.cpp makes: those for prompts included, in steps of 256; none for an encoder."""
-    if not sizes.causal:
+    if not sizes.decoder:
         return 0
     cells = settings.cells + (KEPT_TOKENS if sizes.last_rows else 0)
     return _rounded_up(cells, _CELL_PADDING)
@@ -375,7 +375,7 @@ def one_pass_tokens(tokens: int, n_sequences: int) -> int:
 
 def _output_on_gpu(sizes: ModelSizes, settings: Settings) -> bool:
     """Whether every token goes through the vocabulary projection on the GPU: in a decoder that llama.cpp pools."""
-    return bool(settings.n_gpu_layers) and sizes.causal and not sizes.last_rows
+    return bool(settings.n_gpu_layers) and sizes.decoder and not sizes.last_rows
 
 
 def _compute_buffer(sizes: ModelSizes, settings: Settings) -> tuple[int, int]:
@@ -551,7 +551,7 @@ def _check(sizes: ModelSizes, request: PlanRequest) -> None:
 
 def _kv_types(sizes: ModelSizes) -> tuple[str, ...]:
     # A block holds 32 numbers, and heads are cut off at block borders.
-    return tuple(KV_TYPES) if sizes.causal and sizes.head_dim % 32 == 0 else ("f16",)
+    return tuple(KV_TYPES) if sizes.decoder and sizes.head_dim % 32 == 0 else ("f16",)
 
 
 def _candidates(
@@ -582,7 +582,7 @@ def _settings(sizes: ModelSizes, request: PlanRequest, n_gpu: int, repack: bool)
     limits = [request.max_tokens or sizes.default_tokens]
     while request.max_tokens is None and on_one_device and limits[-1] // 2 >= SMALLEST_LIMIT:
         limits.append(limits[-1] // 2)
-    lanes = 1 if sizes.causal or n_gpu else max(1, min(request.threads, MOST_LANES))
+    lanes = 1 if sizes.decoder or n_gpu else max(1, min(request.threads, MOST_LANES))
     for kv_type, limit, (micro_batch, batch) in product(
         kv_types if request.kv_type is None else [request.kv_type], limits, _batches(sizes)
     ):

@@ -5,14 +5,14 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from qgguf.errors import ModelFileError
+from qgguf.errors import ModelFileError, OptionError
 from qgguf.gguf_format import keys
 from qgguf.gguf_format.reader import Header, read_header
 from qgguf.gguf_format.tensors import FILE_TYPES, TENSOR_TYPES
 from qgguf.memory.planner import DEFAULT_MAX_TOKENS, ModelSizes
-from qgguf.model.families import Family, Traits, family_of
+from qgguf.model.families import Card, Family, Traits, family_of
 from qgguf.model.prompts import instruction_prompts
-from qgguf.model.spec import ModelSpec, Pooling
+from qgguf.model.spec import FILES_OWN, ModelSpec, Pooling, SpecChoices
 
 
 def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
@@ -24,11 +24,12 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
     return spec_of(read_header(path), path)
 
 
-def spec_of(header: Header, path: Path) -> ModelSpec:
+def spec_of(header: Header, path: Path, choices: SpecChoices = FILES_OWN) -> ModelSpec:
     """Return the spec of a model whose header has been read.
 
-    path    the file, for messages; its stem names a model without general.name
-    raises  ModelFileError: not a text model, or one part of a split model
+    path     the file, for messages; its stem names a model without general.name
+    choices  what the caller knows better than the file
+    raises   ModelFileError: not a text model, or one part of a split model; OptionError: no such end token
     """
     metadata = _Metadata(header, path)
     architecture = metadata.text(keys.ARCHITECTURE)
@@ -41,14 +42,22 @@ def spec_of(header: Header, path: Path) -> ModelSpec:
     tokens = metadata.strings(keys.TOKENS)
     if not tokens:
         raise ModelFileError(f"{path} has no vocabulary, so it can embed no text. Give an embedding model's GGUF.")
-    family = family_of(Traits.of(architecture, (name, basename, metadata.text(keys.FINETUNE)), len(tokens)))
+    traits = Traits.of(architecture, (name, basename, metadata.text(keys.FINETUNE)), len(tokens))
+    family = family_of(traits)
+    card = family.card_of(traits.names)
     corrections: list[str] = []
-    pooling = _pooling(metadata, architecture, family, corrections)
-    end_token_id = _end_token(metadata, tokens, pooling, family, corrections)
-    causal = metadata.flag(f"{architecture}.{keys.CAUSAL}", family.causal)
+    warnings = _warnings(header, family, card)
+    pooling = _pooling(metadata, architecture, family, card, corrections) or choices.pooling
+    if choices.end_token is None:
+        end_token_id = _end_token(metadata, tokens, pooling, family, card, corrections, warnings)
+    else:
+        end_token_id = _chosen_end_token(choices.end_token, tokens)
+    causal = metadata.flag(f"{architecture}.{keys.CAUSAL}", family.causal) if choices.causal is None else choices.causal
     dims = metadata.integer(f"{architecture}.{keys.EMBEDDING_LENGTH}")
+    _check_output_width(metadata, f"{architecture}.{keys.EMBEDDING_LENGTH_OUT}", dims)
     n_heads = metadata.integer(f"{architecture}.{keys.HEAD_COUNT}")
-    template = metadata.text(keys.INSTRUCTION_TEMPLATE) or family.instruction_template
+    template = metadata.text(keys.INSTRUCTION_TEMPLATE) or card.instruction_template
+    prompts = _prompts(header, template) or dict(card.prompts)
     return ModelSpec(
         name=name,
         architecture=architecture,
@@ -64,17 +73,21 @@ def spec_of(header: Header, path: Path) -> ModelSpec:
         context_length=metadata.integer(f"{architecture}.{keys.CONTEXT_LENGTH}"),
         max_tokens=metadata.integer(keys.MAX_TOKENS, 0) or None,
         causal=causal,
-        pooling=pooling,
+        is_decoder=family.decoder,
+        pooling=choices.pooling or pooling,
         end_token_id=end_token_id,
         end_token=None if end_token_id is None else tokens[end_token_id],
-        prompts=_prompts(header, template) or family.prompts_of(name),
+        prompts=prompts,
         default_prompt_name=metadata.text(keys.DEFAULT_PROMPT_NAME) or None,
         instruction_template=template,
-        mrl_dims=_mrl_dims(metadata, dims, family),
+        mrl_dims=_mrl_dims(metadata, dims, card),
         source_repo=metadata.text(keys.SOURCE_REPO),
         source_revision=metadata.text(keys.SOURCE_REVISION),
         source_sha256=tuple(metadata.strings(keys.SOURCE_SHA256)),
         corrections=tuple(corrections),
+        warnings=tuple(warnings),
+        prompt_is_unknown=card.prompt_is_unknown and not prompts,
+        end_token_is_chosen=choices.end_token is not None,
         exact_compute_buffer=family.exact_compute_buffer and causal is family.causal,
     )
 
@@ -127,7 +140,7 @@ def sizes_of(header: Header, spec: ModelSpec) -> ModelSizes:
         vocab_size=spec.vocab_size,
         context_length=spec.context_length,
         default_tokens=min(spec.max_tokens or DEFAULT_MAX_TOKENS, spec.context_length),
-        causal=spec.causal,
+        decoder=spec.is_decoder,
         last_rows=spec.pools_last_row(),
         exact_compute_buffer=spec.exact_compute_buffer,
         means=spec.pooling is Pooling.MEAN,
@@ -185,17 +198,50 @@ class _Metadata:
         return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < n_tokens else None
 
 
-def _pooling(metadata: _Metadata, architecture: str, family: Family, corrections: list[str]) -> Pooling | None:
+def _check_output_width(metadata: _Metadata, key: str, dims: int) -> None:
+    """Refuse a model whose vectors have another length than its hidden rows: rows would be read past their ends."""
+    width = metadata.integer(key, dims)
+    if width != dims:
+        raise ModelFileError(
+            f"{metadata.path} makes vectors of {width} numbers from rows of {dims} ({key}), which qgguf cannot read. "
+            "Use a model without this key."
+        )
+
+
+def _warnings(header: Header, family: Family, card: Card) -> list[str]:
+    """Return why the vectors of a file are not its checkpoint's, as far as its name and its tensors show."""
+    names = {tensor.name for tensor in header.tensors}
+    missing = [reason for name, reason in family.needed_tensors.items() if name not in names]
+    return list(dict.fromkeys([*missing, *([card.warning] if card.warning else [])]))
+
+
+def _pooling(
+    metadata: _Metadata, architecture: str, family: Family, card: Card, corrections: list[str]
+) -> Pooling | None:
     declared = metadata.values.get(f"{architecture}.{keys.POOLING_TYPE}")
     if isinstance(declared, int) and declared in list(Pooling) and declared != Pooling.NONE:
         return Pooling(declared)
-    if family.pooling is not None:
-        corrections.append(f"the header declares no pooling; {family.name} models use {family.pooling.name.lower()}")
-    return family.pooling
+    if card.pooling is not None:
+        corrections.append(f"the header declares no pooling; {family.name} models use {card.pooling.name.lower()}")
+    return card.pooling
+
+
+def _chosen_end_token(text: str, tokens: list[str]) -> int | None:
+    if not text:
+        return None
+    if text not in tokens:
+        raise OptionError(f'end_token={text!r} is no token of this model. Name one, or "" for none.')
+    return tokens.index(text)
 
 
 def _end_token(
-    metadata: _Metadata, tokens: list[str], pooling: Pooling | None, family: Family, corrections: list[str]
+    metadata: _Metadata,
+    tokens: list[str],
+    pooling: Pooling | None,
+    family: Family,
+    card: Card,
+    corrections: list[str],
+    warnings: list[str],
 ) -> int | None:
     """Return the id that must end each text. Many converters lost add_eos, so a missing one is not taken for false."""
     if metadata.text(keys.TOKENIZER_MODEL) == keys.WORDPIECE_MODEL:
@@ -204,11 +250,17 @@ def _end_token(
     declared = metadata.values.get(keys.ADD_EOS)
     if declared is True:
         return eos
-    if family.end_token is None or pooling is not Pooling.LAST or (declared is False and not family.ignores_add_eos):
+    if pooling is not Pooling.LAST or (declared is False and not family.ignores_add_eos):
+        return None
+    if card.end_token is None:
+        warnings.append(
+            "the header does not state whether texts end with a special token, and none is put. A last-token model "
+            'mostly needs one: name it with end_token=, or confirm with end_token=""'
+        )
         return None
     padding = metadata.token_id(keys.PADDING_ID, len(tokens))
-    if family.end_token in tokens:
-        end: int | None = tokens.index(family.end_token)
+    if card.end_token in tokens:
+        end: int | None = tokens.index(card.end_token)
     else:
         end = eos if padding is None else padding
     if end is not None:
@@ -226,11 +278,11 @@ def _prompts(header: Header, template: str | None) -> dict[str, str]:
     return (instruction_prompts(template) if template else {}) | stored
 
 
-def _mrl_dims(metadata: _Metadata, dims: int, family: Family) -> tuple[int, int] | None:
+def _mrl_dims(metadata: _Metadata, dims: int, card: Card) -> tuple[int, int] | None:
     smallest = metadata.integer(keys.MRL_MIN_DIMS, 0)
     if smallest:
         return min(smallest, dims), min(metadata.integer(keys.MRL_MAX_DIMS, dims), dims)
-    return None if family.smallest_dims is None else (min(family.smallest_dims, dims), dims)
+    return None if card.smallest_dims is None else (min(card.smallest_dims, dims), dims)
 
 
 def _quantization(metadata: _Metadata, header: Header) -> str:

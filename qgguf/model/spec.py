@@ -41,6 +41,41 @@ POOLING_NAMES = ("mean", "cls", "last")
 """The poolings that a user may name, in the order in which help and messages list them."""
 
 
+ATTENTIONS = ("causal", "bidirectional")
+"""The kinds of attention that a user may name: to the tokens before, or to all tokens of the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpecChoices:
+    """What a caller knows better than a file.
+
+    pooling    None: the file's
+    causal     None: the file's
+    end_token  text of a token of the vocabulary; "": texts end without one; None: the file's
+    """
+
+    pooling: Pooling | None = None
+    causal: bool | None = None
+    end_token: str | None = None
+
+    @classmethod
+    def of(cls, pooling: str | None, attention: str | None, end_token: str | None) -> "SpecChoices":
+        """Return the choices as they are named in `qgguf.Embedder`.
+
+        raises  OptionError: another pooling or attention
+        """
+        if attention is not None and attention not in ATTENTIONS:
+            raise OptionError(f"attention={attention!r} is unknown. Choose one of: {', '.join(ATTENTIONS)}.")
+        return cls(
+            pooling=None if pooling is None else Pooling.from_name(pooling),
+            causal=None if attention is None else attention == "causal",
+            end_token=end_token,
+        )
+
+
+FILES_OWN = SpecChoices()
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Description of a model: the values of its GGUF header, corrected where the header is known to be wrong.
@@ -57,7 +92,8 @@ class ModelSpec:
     vocab_size           number of tokens in the vocabulary
     context_length       number of positions that the model was trained with
     max_tokens           the checkpoint's own max_seq_length; None where it declares none
-    causal               each token attends only to itself and the tokens before it
+    causal               each token attends only to itself and the tokens before it; else to all tokens of its text
+    is_decoder           its architecture has a KV cache and a vocabulary projection, whatever its attention
     pooling              None where the file declares none and none could be inferred
     end_token_id         id that must end each text; None where the model has none
     end_token            the text of this token
@@ -67,6 +103,9 @@ class ModelSpec:
     mrl_dims             (smallest, largest) dims that the model was trained to be cut to; None: not trained for it
     source_repo, source_revision, source_sha256   origin of the weights; "" or () if unknown
     corrections          what was missing or wrong in the header and which value is used instead, a sentence each
+    warnings             why vectors may differ from the checkpoint's, a sentence each
+    prompt_is_unknown    queries need a prompt that neither the file nor qgguf knows
+    end_token_is_chosen  the caller named the end token, which replaces all that the file puts after a text
     exact_compute_buffer whether `memory.compute_buffer` models this model's graph exactly, not only approximately
     """
 
@@ -96,6 +135,10 @@ class ModelSpec:
     source_sha256: tuple[str, ...] = ()
     corrections: tuple[str, ...] = ()
     exact_compute_buffer: bool = False
+    is_decoder: bool = True
+    warnings: tuple[str, ...] = ()
+    prompt_is_unknown: bool = False
+    end_token_is_chosen: bool = False
 
     def pools_last_row(self, pooling: Pooling | None = None) -> bool:
         """Return whether a text's vector is the row of its last token, so that no other row has to leave the model.

@@ -30,6 +30,9 @@ KV_TYPE_IDS = {"f16": 1, "q8_0": 8, "q4_0": 2}
 
 _FLASH_ATTENTION_OFF = 0
 
+# llama_attention_type
+_CAUSAL, _NOT_CAUSAL = 0, 1
+
 # Return codes of llama_decode and llama_encode.
 DECODE_CODES = {
     1: "no room in the KV cache",
@@ -91,6 +94,8 @@ class NativeContext:
         parameters.n_threads = parameters.n_threads_batch = self._threads = threads
         parameters.no_perf = True
         parameters.pooling_type = int(pooling)
+        # llama.cpp's own default is what the header declares, and causal where it declares nothing.
+        parameters.attention_type = _CAUSAL if model.spec.causal else _NOT_CAUSAL
         parameters.embeddings = strategy is Strategy.PLAIN
         parameters.type_k = parameters.type_v = KV_TYPE_IDS[kv_type]
         parameters.offload_kqv = model.device.is_gpu

@@ -145,6 +145,8 @@ class NativeModel:
         n_prefix = 1 if added and llama.llama_vocab_get_add_bos(self._vocabulary) else 0
         prefix_ids, suffix_ids = added[:n_prefix], added[n_prefix:]
         end = self.spec.end_token_id
+        if self.spec.end_token_is_chosen:
+            suffix_ids = []
         if end is not None and suffix_ids[-1:] != [end]:
             suffix_ids.append(end)
         return SpecialTokens(tuple(prefix_ids), tuple(suffix_ids))

@@ -32,7 +32,7 @@ class PromptProcessing:
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.no_perf = True
         parameters.offload_kqv = parameters.op_offload = model.device.is_gpu
-        if model.spec.causal:
+        if model.spec.is_decoder:
             parameters.n_outputs_max = 1
         binding.last_errors()
         with lifetime.native_call():

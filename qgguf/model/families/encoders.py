@@ -1,9 +1,15 @@
-"""Encoders of which only the attention is known; once more is known of one, give it a separate file."""
+"""Encoders of which little more than the attention is known; once more is known of one, give it a separate file.
 
-from qgguf.model.families.family import Family
+source  the model card of nomic-ai/modernbert-embed-base
+"""
+
+from qgguf.model.families.family import Card, Family
+from qgguf.model.families.nomic_bert import NOMIC_PROMPTS
 
 ENCODERS = Family(
     name="encoders",
-    architectures=("jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert", "gemma-embedding"),
+    architectures=("modern-bert", "neo-bert"),
     causal=False,
+    decoder=False,
+    cards=(Card(r"\bmodernbert[-_ ]embed", prompts=NOMIC_PROMPTS, smallest_dims=256),),
 )

@@ -1,10 +1,13 @@
-"""Family: what is known of a family of models beside the values of a file's header."""
+"""Family and Card: what is known of models beside the values of a file's header."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qgguf.model.spec import Pooling
+
+SPACED_TEMPLATE = "Instruct: {instruction}\nQuery: "
+"""The instruction template of many models. Qwen3-Embedding's has no space at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,33 @@ def _always(traits: Traits) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Card:
+    """Facts from the model cards of some models of a family.
+
+    pattern               regular expression that is searched in the names in lower case
+    prompts               prompt name -> text
+    instruction_template  text with "{instruction}" in it; None: the models take no instruction
+    smallest_dims         the models are trained to be cut to this many dims and more; None: not trained for it
+    pooling               where the header declares none
+    end_token             the token that ends each text, where the header does not ask for one
+    prompt_is_unknown     queries need a prompt that is not known here
+    warning               why the vectors of a GGUF file of these models are not the checkpoint's; "" where they are
+    """
+
+    pattern: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    instruction_template: str | None = None
+    smallest_dims: int | None = None
+    pooling: Pooling | None = None
+    end_token: str | None = None
+    prompt_is_unknown: bool = False
+    warning: str = ""
+
+
+_NO_CARD = Card()
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """A family of models.
 
@@ -38,33 +68,26 @@ class Family:
     architectures         values of general.architecture
     recognises            traits -> whether a model of these architectures belongs to the family
     causal                attention, where the header does not declare it
-    pooling               where the header declares none; None: unknown
-    end_token             the token that ends each text of a last-token model, where the header does not ask for one
-    ignores_add_eos       texts end with `end_token` even where the header declares that they do not
-    prompts               (pattern that is searched in the model's name in lower case, prompt name -> text)
-    instruction_template  text with "{instruction}" in it; None: the models take no instruction
-    smallest_dims         the models are trained to be cut to this many dims and more; None: not trained for it
+    decoder               llama.cpp has a KV cache and a vocabulary projection for these architectures
+    ignores_add_eos       texts end with the end token even where the header declares that they do not
+    needed_tensors        names, each with the reason why the vectors are wrong without it
     exact_compute_buffer  whether `memory.compute_buffer` models the graph of these models exactly
+    cards                 facts by the models' names; the first that matches counts
     """
 
     name: str
     architectures: tuple[str, ...]
     recognises: Callable[[Traits], bool] = _always
     causal: bool = True
-    pooling: Pooling | None = None
-    end_token: str | None = None
+    decoder: bool = True
     ignores_add_eos: bool = False
-    prompts: tuple[tuple[str, Mapping[str, str]], ...] = ()
-    instruction_template: str | None = None
-    smallest_dims: int | None = None
+    needed_tensors: Mapping[str, str] = field(default_factory=dict)
     exact_compute_buffer: bool = False
+    cards: tuple[Card, ...] = ()
 
-    def prompts_of(self, model_name: str) -> dict[str, str]:
-        """Return the prompts of a model's card, prompt name -> text; {} where none are known.
+    def card_of(self, names: str) -> Card:
+        """Return the card of a model; one without any facts where none is known.
 
-        model_name  general.name
+        names  as in `Traits`
         """
-        name = model_name.lower()
-        if "instruct" in name:  # such models take instructions instead, E5's too
-            return {}
-        return next((dict(prompts) for pattern, prompts in self.prompts if re.search(pattern, name)), {})
+        return next((card for card in self.cards if re.search(card.pattern, names)), _NO_CARD)
