@@ -494,7 +494,7 @@ def _pooling(spec: ModelSpec, path: Path) -> Pooling:
     if spec.pooling is None:
         raise ModelFileError(
             f"{path} declares no pooling, so it is a text generator or lacks metadata; an embedding model is needed. "
-            'If you know how it pools, name it: pooling="last", "mean" or "cls".'
+            'If you know how it pools, name it: pooling="last", "mean" or "cls"; --pooling last on the command line.'
         )
     if not spec.pooling.makes_vectors:
         raise ModelFileError(f"{path} is a reranker: it scores pairs and makes no vectors. Give an embedding model.")

@@ -3,6 +3,7 @@
 The vectors are compared with a Llama in numpy.
 """
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from qgguf.native.model import NativeModel
 from qgguf.native.strategy import Strategy
 from tests.support.comparing import cosines
 from tests.support.llama_twin import VOCAB, LlamaTwin
+from tests.support.processes import qgguf
 
 TEXTS = [np.random.default_rng(n).integers(0, VOCAB, n).astype(np.int32) for n in (1, 2, 7, 30, 61)]
 
@@ -131,6 +133,27 @@ def test_chosen_end_token_replaces_the_files(chosen: str, ids: list[int], twin: 
     else:
         spec = spec_of(read_header(path), path, SpecChoices.of(None, None, chosen))
         assert spec.end_token_id is None and not spec.warnings
+
+
+def test_command_line_opens_what_a_file_does_not_declare(twin: LlamaTwin, tmp_path: Path):
+    """The error names --pooling; with it the vectors are Python's, and inspect, plan and bench take it as well."""
+    path = twin.save(tmp_path / "é.gguf", "llama", tokenizer__ggml__eos_token_id=VOCAB - 1)
+    ending = f"token{VOCAB - 2}"
+    chosen = ["--pooling", "last", "--attention", "bidirectional", "--end-token", ending]
+    with Embedder(path, threads=1, pooling="last", attention="bidirectional", end_token=ending) as model:
+        expected_vector = model.encode("token1")
+    refused = qgguf("embed", "-m", str(path), "token1", home=tmp_path)
+    assert refused.returncode == 1 and b"--pooling last" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    given = qgguf("embed", "-m", str(path), "--threads", "1", *chosen, "-f", "jsonl", "token1", home=tmp_path)
+    assert np.array_equal(np.array(json.loads(given.stdout)["embedding"], np.float32), expected_vector), given.stderr
+    shown = json.loads(qgguf("inspect", str(path), "--json", *chosen, home=tmp_path).stdout)
+    assert (shown["pooling"], shown["causal"], shown["end_token"]) == ("last", False, ending)
+    assert b"--pooling last" in qgguf("plan", str(path), home=tmp_path).stderr
+    plans = [json.loads(qgguf("plan", str(path), "--json", "--pooling", "last", *more, home=tmp_path).stdout)
+             for more in ([], ["--attention", "bidirectional"])]  # fmt: skip
+    assert plans[0]["parts"] != plans[1]["parts"]  # only the causal one leaves out the rows of other tokens
+    bench = qgguf("bench", str(path), "--seconds", "0.1", "--threads", "1", *chosen, home=tmp_path)
+    assert bench.returncode == 0 and b"documents" in bench.stdout, bench.stderr
 
 
 @pytest.mark.parametrize(

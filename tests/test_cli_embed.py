@@ -119,6 +119,30 @@ def test_prompts_and_instructions_reach_the_model(small_qwen3: Path, tmp_path: P
         assert np.array_equal(np.load(io.BytesIO(done.stdout)), vectors), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "argument"),
+    [("--pooling", "mean", "pooling"), ("--attention", "bidirectional", "attention"), ("--end-token", "", "end_token"),
+     ("--end-token", "<|im_end|>", "end_token")],
+)  # fmt: skip
+def test_choices_over_the_files_own_reach_the_model(
+    option: str, value: str, argument: str, small_qwen3: Path, tmp_path: Path
+):
+    """--pooling, --attention and --end-token give the vectors of the library's arguments, in embed and similarity."""
+    given: dict[str, Any] = {argument: value}
+    texts = TEXTS[:2]  # the empty one has no token without an end token
+    with Embedder(small_qwen3) as model:
+        usual = model.encode(texts)
+    with Embedder(small_qwen3, **given) as model:
+        vectors = model.encode(texts)
+        scores = model.similarity(vectors, vectors)
+    assert not np.allclose(usual, vectors, atol=1e-3)
+    done = qgguf("embed", "-m", str(small_qwen3), "-f", "npy", option, value, *texts, home=tmp_path)
+    assert np.array_equal(np.load(io.BytesIO(done.stdout)), vectors), done.stderr
+    table = qgguf("similarity", "-m", str(small_qwen3), option, value, *texts, home=tmp_path)
+    shown = [float(number) for number in re.findall(r"-?\d\.\d{3}", table.stdout.decode())]
+    assert np.allclose(shown, scores.reshape(-1), atol=6e-4), table.stderr
+
+
 def test_cut_texts_are_reported(minilm_q8: Path, tmp_path: Path):
     """A line on stderr counts them and the output marks them; --truncate error writes nothing."""
     arguments = ["embed", "-m", str(minilm_q8), "--max-tokens", "8", "-f", "jsonl", "short", "word " * 50]
@@ -178,6 +202,8 @@ def test_texts_are_utf8_whatever_the_locale(
         (["embed", "--dim", "0", "x"], "0 is not in the range"),
         (["embed", "--threads", "many", "x"], "'many' is not a valid integer"),
         (["embed", "--prompt-name", "query", "--instruction", "y", "x"], "exclude each other"),
+        (["embed", "--pooling", "rank", "x"], "'rank' is not one of 'mean', 'cls', 'last'"),
+        (["similarity", "--attention", "both", "x", "é"], "'both' is not one of 'causal', 'bidirectional'"),
         (["embed", "--nonsense"], "No such option"),
         (["similarity", "alone"], "cannot be compared"),
         (["similarity"], "Missing argument"),
@@ -205,6 +231,7 @@ def test_wrong_usage_exits_2(arguments: list[str], words: str, tmp_path: Path):
         (["-m", "MODEL", "--instruction", "y", "x"], "takes no instructions"),
         (["-m", "MODEL", "--dim", "385", "x"], "1 to 384"),
         (["-m", "MODEL", "--max-tokens", "100000", "x"], "trained on 512 positions"),
+        (["-m", "MODEL", "--end-token", "<é>", "x"], "end_token='<é>' is no token of this model"),
         (["-m", "MODEL", "-i", "latin1.txt"], "latin1.txt, line 2: byte 4 (0xe9) is not UTF-8"),
         (["-m", "MODEL", "x", "-o", "no-such/x.json"], "there is no folder"),
         (["-m", "MODEL", "x", "-o", "file/x.json"], "there is no folder"),
@@ -377,12 +404,15 @@ def test_similarity_is_a_table(encoding: str, minilm_q8: Path, tmp_path: Path):
 
 COMMANDS: dict[str, Any] = {
     "embed": ["--model", "--input", "--output", "--format", "--prompt-name", "--instruction", "--dim", "--precision",
-              "--max-tokens", "--truncate", "--threads", "--device", "--vram", "--ram", "--kv-type", "--verbose"],
-    "similarity": ["--model", "--prompt-name", "--dim", "--device", "--vram", "--ram", "--kv-type", "--verbose"],
-    "inspect": ["--json", "--verbose"],
-    "plan": ["--vram", "--ram", "--max-tokens", "--kv-type", "--json", "--verbose"],
-    "bench": ["--texts", "--json", "--seconds", "--threads", "--strategy", "--device", "--vram", "--ram", "--kv-type",
-              "--verbose"],
+              "--max-tokens", "--truncate", "--pooling", "--attention", "--end-token", "--threads", "--device", "--vram",
+              "--ram", "--kv-type", "--verbose"],
+    "similarity": ["--model", "--prompt-name", "--dim", "--pooling", "--attention", "--end-token", "--device", "--vram",
+                   "--ram", "--kv-type", "--verbose"],
+    "inspect": ["--json", "--pooling", "--attention", "--end-token", "--verbose"],
+    "plan": ["--vram", "--ram", "--max-tokens", "--kv-type", "--pooling", "--attention", "--end-token", "--json",
+             "--verbose"],
+    "bench": ["--texts", "--json", "--seconds", "--pooling", "--attention", "--end-token", "--threads", "--strategy",
+              "--device", "--vram", "--ram", "--kv-type", "--verbose"],
     "doctor": ["--json", "--checksums", "--verbose"],
     "pull": ["--verbose"],
     "list": ["--json", "--verbose"],

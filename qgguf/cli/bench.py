@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qgguf.cli.logging_setup import verbose_option
-from qgguf.cli.options import device_option, find_model, memory_options, threads_option
+from qgguf.cli.options import device_option, find_model, memory_options, spec_options, threads_option
 from qgguf.cli.text_input import read_texts
 from qgguf.native.strategy import STRATEGY_NAMES
 from qgguf.units import readable
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     metavar="S",
     help="Seconds to spend; a large model takes longer.",
 )
+@spec_options
 @threads_option
 @click.option("--strategy", type=click.Choice(STRATEGY_NAMES), help="How llama.cpp is driven. Default: the fastest.")
 @device_option
@@ -43,6 +44,9 @@ def bench(
     file: str | None,
     as_json: bool,
     seconds: float,
+    pooling: str | None,
+    attention: str | None,
+    end_token: str | None,
     threads: int | None,
     strategy: str | None,
     device: str | None,
@@ -75,6 +79,9 @@ def bench(
             ram=ram,
             kv_type=kv_type,
             strategy=strategy,
+            pooling=pooling,
+            attention=attention,
+            end_token=end_token,
             on_progress=show,
         )
     if as_json:

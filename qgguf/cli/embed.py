@@ -6,7 +6,7 @@ import sys
 import click
 
 from qgguf.cli.logging_setup import verbose_option
-from qgguf.cli.options import device_option, find_model, memory_options, model_option, threads_option
+from qgguf.cli.options import device_option, find_model, memory_options, model_option, spec_options, threads_option
 from qgguf.cli.text_input import read_texts
 from qgguf.cli.vector_output import FORMATS, choose_format, output, write_vectors
 from qgguf.option_values import LEAST_MAX_TOKENS, PRECISIONS, TRUNCATIONS
@@ -54,6 +54,7 @@ from qgguf.settings import device_setting, ram_setting, threads_setting, vram_se
     show_default=True,
     help="end: cut a text over the limit, with a warning. error: refuse it.",
 )
+@spec_options
 @threads_option
 @device_option
 @memory_options
@@ -70,6 +71,9 @@ def embed(
     precision: str,
     max_tokens: int | None,
     truncate: str,
+    pooling: str | None,
+    attention: str | None,
+    end_token: str | None,
     threads: int | None,
     device: str | None,
     vram: int | None,
@@ -111,6 +115,9 @@ def embed(
             vram=vram,
             ram=ram,
             kv_type=kv_type,
+            pooling=pooling,
+            attention=attention,
+            end_token=end_token,
         ) as embedder:
             embeddings = embedder.embed(
                 lines,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qgguf.cli.logging_setup import verbose_option
+from qgguf.cli.options import spec_options
 from qgguf.units import readable
 
 if TYPE_CHECKING:
@@ -16,17 +17,23 @@ if TYPE_CHECKING:
 @click.command(short_help="Show a model's properties and what was corrected in its header.")
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@spec_options
 @verbose_option
-def inspect(model: str, as_json: bool) -> None:
+def inspect(
+    model: str, as_json: bool, pooling: str | None, attention: str | None, end_token: str | None
+) -> None:
     """Show a model's architecture, size, dims, pooling, end token and prompts, and what was corrected in its header.
 
-    Only the file's header is read. Nothing is downloaded.
+    Only the file's header is read. Nothing is downloaded. --pooling, --attention and --end-token show the model as it
+    is when opened with them.
     """
     from qgguf import hub
-    from qgguf.model.from_gguf import read_spec
+    from qgguf.gguf_format.reader import read_header
+    from qgguf.model.from_gguf import spec_of
+    from qgguf.model.spec import SpecChoices
 
     path = hub.resolve(model, download=False)
-    spec = read_spec(path)
+    spec = spec_of(read_header(path), path, SpecChoices.of(pooling, attention, end_token))
     if as_json:
         click.echo(json.dumps(_as_dict(spec, path), indent=2, ensure_ascii=False))
         return

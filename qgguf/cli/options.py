@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from qgguf.memory.planner import KV_TYPES
+from qgguf.model.spec import ATTENTIONS, POOLING_NAMES
 from qgguf.settings import DEVICES, MOST_THREADS, model_setting
 
 
@@ -33,6 +34,27 @@ def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
         help="A GGUF file, qwen3-embedding-0.6b (-4b, -8b), owner/repo:QUANT or owner/repo/file.gguf. "
         "Default: $QGGUF_MODEL, else the one model on this machine.",
     )(command)
+
+
+def spec_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options --pooling, --attention and --end-token, for what a file declares wrongly or not at all."""
+    pooling = click.option(
+        "--pooling",
+        type=click.Choice(POOLING_NAMES),
+        help="For a file that declares none or a wrong one. Default: the file's.",
+    )
+    attention = click.option(
+        "--attention",
+        type=click.Choice(ATTENTIONS),
+        help="For a file that declares none or a wrong one. Default: the file's, else the usual one of its family.",
+    )
+    end_token = click.option(
+        "--end-token",
+        metavar="TOKEN",
+        help="The token that ends each text, such as '</s>', for a file that declares none or a wrong one; '' for "
+        "none. Default: the file's.",
+    )
+    return pooling(attention(end_token(command)))
 
 
 def device_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qgguf.cli.logging_setup import verbose_option
-from qgguf.cli.options import as_bytes, kv_type_option
+from qgguf.cli.options import as_bytes, kv_type_option, spec_options
 from qgguf.option_values import LEAST_MAX_TOKENS
 from qgguf.units import readable
 
 if TYPE_CHECKING:
     from qgguf.gguf_format.reader import Header
     from qgguf.memory.planner import Plan
-    from qgguf.model.spec import ModelSpec
+    from qgguf.model.spec import ModelSpec, SpecChoices
 
 BAR_COLUMNS = 60
 # Letter in the bar -> how the names of its parts begin.
@@ -41,10 +41,19 @@ _LETTERS = {"L": "layers", "O": "output", "E": "token embedding", "K": "KV cache
     help="Longest text. Default: the model's own limit, or what fits.",
 )
 @kv_type_option
+@spec_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @verbose_option
 def plan(
-    model: str, vram: int | None, ram: int | None, max_tokens: int | None, kv_type: str | None, as_json: bool
+    model: str,
+    vram: int | None,
+    ram: int | None,
+    max_tokens: int | None,
+    kv_type: str | None,
+    pooling: str | None,
+    attention: str | None,
+    end_token: str | None,
+    as_json: bool,
 ) -> None:
     """Show what memory a model needs on the GPU and on the host, and the best settings that fit a budget.
 
@@ -60,11 +69,12 @@ def plan(
     from qgguf.hardware.cpu import types_to_repack
     from qgguf.memory import planner
     from qgguf.model.from_gguf import sizes_of
+    from qgguf.model.spec import SpecChoices
     from qgguf.settings import ram_setting, threads_setting, vram_setting
 
     vram, ram = vram_setting(vram), ram_setting(ram)
     threads, repacked = threads_setting(None) or usable_cores(), types_to_repack()
-    header, spec, source = _read(model)
+    header, spec, source = _read(model, SpecChoices.of(pooling, attention, end_token))
     sizes = sizes_of(header, spec)
     request = planner.PlanRequest(vram, ram, max_tokens, kv_type, threads, repacked)
     chosen = planner.plan(sizes, request)
@@ -91,7 +101,7 @@ def plan(
             click.echo(_other_plan_line(other, chosen))
 
 
-def _read(model: str) -> "tuple[Header, ModelSpec, str]":
+def _read(model: str, choices: "SpecChoices") -> "tuple[Header, ModelSpec, str]":
     """Return a model's header and spec, and a phrase on where its file is."""
     from pathlib import Path
 
@@ -106,9 +116,12 @@ def _read(model: str) -> "tuple[Header, ModelSpec, str]":
     else:
         header, path = hub.read_remote_header(file), Path(file.name)
         source = f"not on this machine: {readable(header.size_bytes)} to download"
-    spec = spec_of(header, path)
+    spec = spec_of(header, path, choices)
     if spec.pooling is None or not spec.pooling.makes_vectors:
-        raise ModelFileError(f"{model} declares no pooling that makes vectors. Give an embedding model's GGUF.")
+        raise ModelFileError(
+            f"{model} declares no pooling that makes vectors. Give an embedding model's GGUF, or name the pooling: "
+            "--pooling last, mean or cls."
+        )
     return header, spec, source
 
 

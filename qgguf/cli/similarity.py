@@ -3,7 +3,7 @@
 import click
 
 from qgguf.cli.logging_setup import verbose_option
-from qgguf.cli.options import device_option, find_model, memory_options, model_option
+from qgguf.cli.options import device_option, find_model, memory_options, model_option, spec_options
 from qgguf.cli.text_input import read_texts
 from qgguf.cli.text_width import shorten, width
 from qgguf.settings import device_setting, ram_setting, threads_setting, vram_setting
@@ -17,6 +17,7 @@ TEXT_COLUMNS = 40
 @model_option
 @click.option("--prompt-name", metavar="NAME", help="A prompt of the model, such as query. `qgguf inspect` lists them.")
 @click.option("--dim", type=click.IntRange(min=1), metavar="N", help="Keep the first N numbers (Matryoshka).")
+@spec_options
 @device_option
 @memory_options
 @verbose_option
@@ -25,6 +26,9 @@ def similarity(
     model: str | None,
     prompt_name: str | None,
     dim: int | None,
+    pooling: str | None,
+    attention: str | None,
+    end_token: str | None,
     device: str | None,
     vram: int | None,
     ram: int | None,
@@ -43,7 +47,17 @@ def similarity(
     path = find_model(model)
     from qgguf.embedder import Embedder
 
-    with Embedder(path, device=device, threads=threads, vram=vram, ram=ram, kv_type=kv_type) as embedder:
+    with Embedder(
+        path,
+        device=device,
+        threads=threads,
+        vram=vram,
+        ram=ram,
+        kv_type=kv_type,
+        pooling=pooling,
+        attention=attention,
+        end_token=end_token,
+    ) as embedder:
         vectors = embedder.encode(lines, prompt_name=prompt_name, truncate_dim=dim)
         scores = embedder.similarity(vectors, vectors).tolist()
     for line in table(lines, scores):

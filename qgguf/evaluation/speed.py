@@ -147,13 +147,16 @@ def measure(
     ram: int | str | None = None,
     kv_type: str | None = None,
     strategy: str | None = None,
+    pooling: str | None = None,
+    attention: str | None = None,
+    end_token: str | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Measurement:
     """Benchmark a model. Run it on an idle machine.
 
     texts        documents; as many of the first as the time allows, the same in each round. None: `sample_texts`
     seconds      time to spend after the model is open; a slow model takes longer, because each part has a minimum
-    device, threads, vram, ram, kv_type, strategy   as for Embedder
+    device, threads, vram, ram, kv_type, strategy, pooling, attention, end_token   as for Embedder
     on_progress  called with steps done and steps in all
     raises       OptionError: no texts, or invalid seconds; the errors of Embedder
     """
@@ -165,7 +168,16 @@ def measure(
     budgets = [share * seconds for share in SHARES]
     started = time.perf_counter()
     with Embedder(
-        model, device=device, threads=threads, vram=vram, ram=ram, kv_type=kv_type, strategy=strategy
+        model,
+        device=device,
+        threads=threads,
+        vram=vram,
+        ram=ram,
+        kv_type=kv_type,
+        strategy=strategy,
+        pooling=pooling,
+        attention=attention,
+        end_token=end_token,
     ) as embedder:
         open_seconds = time.perf_counter() - started
         documents = _throughput(embedder, _documents(texts), None, budgets[0], steps)

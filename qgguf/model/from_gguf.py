@@ -255,7 +255,7 @@ def _end_token(
     if card.end_token is None:
         warnings.append(
             "the header does not state whether texts end with a special token, and none is put. A last-token model "
-            'mostly needs one: name it with end_token=, or confirm with end_token=""'
+            'mostly needs one: name it with end_token= (--end-token), or confirm with end_token=""'
         )
         return None
     padding = metadata.token_id(keys.PADDING_ID, len(tokens))
