@@ -404,8 +404,8 @@ def test_similarity_is_a_table(encoding: str, minilm_q8: Path, tmp_path: Path):
 
 COMMANDS: dict[str, Any] = {
     "embed": ["--model", "--input", "--output", "--format", "--prompt-name", "--instruction", "--dim", "--precision",
-              "--max-tokens", "--truncate", "--pooling", "--attention", "--end-token", "--threads", "--device", "--vram",
-              "--ram", "--kv-type", "--verbose"],
+              "--max-tokens", "--truncate", "--pooling", "--attention", "--end-token", "--threads", "--device",
+              "--vram", "--ram", "--kv-type", "--verbose"],
     "similarity": ["--model", "--prompt-name", "--dim", "--pooling", "--attention", "--end-token", "--device", "--vram",
                    "--ram", "--kv-type", "--verbose"],
     "inspect": ["--json", "--pooling", "--attention", "--end-token", "--verbose"],

@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @spec_options
 @verbose_option
-def inspect(
-    model: str, as_json: bool, pooling: str | None, attention: str | None, end_token: str | None
-) -> None:
+def inspect(model: str, as_json: bool, pooling: str | None, attention: str | None, end_token: str | None) -> None:
     """Show a model's architecture, size, dims, pooling, end token and prompts, and what was corrected in its header.
 
-    Only the file's header is read. Nothing is downloaded. --pooling, --attention and --end-token show the model as it
-    is when opened with them.
+    Only the file's header is read. Nothing is downloaded. --pooling, --attention and --end-token replace what the file
+    declares.
     """
     from qgguf import hub
     from qgguf.gguf_format.reader import read_header
