@@ -335,3 +335,71 @@ def test_the_script_converts(tmp_path: Path):
     assert read_spec(out).quantization == "Q8_0"
     again = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, cwd=tmp_path)
     assert again.returncode == 1 and "exists already" in again.stderr and again.stderr.count("\n") == 1
+
+
+# ---- the token limit
+
+# What sentence-transformers 6 writes: no max_seq_length.
+ST6_TRANSFORMER = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+}
+
+
+def test_limit_of_minilm_saved_by_sentence_transformers_6_is_kept(minilm_checkpoint: Path, tmp_path: Path):
+    """max_seq_length 256 is model_max_length of tokenizer_config.json there; the model has 512 positions."""
+    folder = tmp_path / "st6"
+    folder.mkdir()
+    for path in minilm_checkpoint.iterdir():
+        (folder / path.name).symlink_to(path)
+    for name, content in (
+        ("sentence_bert_config.json", ST6_TRANSFORMER),
+        ("tokenizer_config.json", {"model_max_length": 256, "tokenizer_class": "BertTokenizer", "max_length": 128}),
+    ):
+        (folder / name).unlink()
+        (folder / name).write_text(json.dumps(content))
+    path = convert_checkpoint(folder, tmp_path / "st6.gguf", quant="Q4_0")
+    assert read_spec(path).max_tokens == 256
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "transformer", "expected"),
+    [
+        ({"model_max_length": 48}, None, 48),
+        ({"model_max_length": 48.0}, {}, 48),
+        ({"model_max_length": 48}, {"max_seq_length": 32}, 32),
+        ({"model_max_length": 48}, {"max_seq_length": None}, 48),
+        ({"model_max_length": 32}, {"max_seq_length": 48}, 48),
+        ({"model_max_length": 32}, {"max_seq_length": 48, "processor_kwargs": {"model_max_length": 40}}, 40),
+        ({"model_max_length": 32}, {"tokenizer_args": {"model_max_length": 40}}, 40),
+        ({"model_max_length": 32}, {"processor_kwargs": {"padding_side": "left"}}, 32),
+        ({"max_len": 48}, None, 48),
+        ({"model_max_length": 64}, None, None),
+        ({"model_max_length": 512}, None, None),
+        ({"model_max_length": 1e30}, ST6_TRANSFORMER, None),
+        ({"model_max_length": 1000000000000000019884624838656}, None, None),
+        ({"model_max_length": float("inf")}, None, None),
+        ({"model_max_length": None}, None, None),
+        ({}, None, None),
+        (None, None, None),
+    ],
+    ids=str,
+)
+def test_limit_is_that_of_sentence_transformers(
+    tokenizer: dict | None, transformer: dict | None, expected: int | None, tmp_path: Path
+):
+    """The Transformer's own file, else the smaller of the tokenizer's limit and the 64 positions (None: these)."""
+    bert = make_bert_checkpoint(tmp_path / "model", layers=1, positions=64)
+    (bert / "tokenizer_config.json").unlink()
+    for name, content in (("tokenizer_config.json", tokenizer), ("sentence_bert_config.json", transformer)):
+        if content is not None:
+            (bert / name).write_text(json.dumps(content))
+    assert metadata_of(bert).get("qgguf.max_tokens") == expected
+
+
+def test_limit_of_an_older_name_is_read(tmp_path: Path):
+    """The first releases named the file by the model's type."""
+    bert = make_bert_checkpoint(tmp_path / "model", layers=1)
+    (bert / "sentence_distilbert_config.json").write_text('{"max_seq_length": 32}')
+    assert metadata_of(bert)["qgguf.max_tokens"] == 32

@@ -69,7 +69,7 @@ def edit_weights(checkpoint: Path, change: Callable[[dict[str, np.ndarray]], Non
 
 
 @pytest.mark.parametrize(
-    "architectures", [["LlamaForCausalLM"], [], None, 7, [7], "Qwen3Model", ["BertForSequenceClassification"]]
+    "architectures", [["LlamaForCausalLM"], 7, [7], "Qwen3Model", ["BertForSequenceClassification"]]
 )
 def test_unknown_architecture_is_refused(architectures: object, bert: Path):
     """The message lists the architectures that can be converted."""
@@ -215,7 +215,11 @@ TOKENIZER_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "id used twice": (lambda t: t["model"]["vocab"].update({"xyz": 5}), "one id to two tokens"),
     "added token unreadable": (lambda t: t["added_tokens"].append({"id": 3}), "added_tokens"),
     "added token elsewhere": (lambda t: t["added_tokens"].append({"id": 9, "content": "xyz"}), "two ids"),
-    "model": (lambda t: t["model"].update(type="Unigram"), "'Unigram' tokenizer"),
+    "model": (lambda t: t["model"].update(type="WordLevel"), "'WordLevel' tokenizer"),
+    "Unigram": (
+        lambda t: t.update(model={"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["▁é", -1.5]]}),
+        "'Unigram' tokenizer.*cannot be converted.*GGUF file",
+    ),
     "post-processor": (lambda t: t.update(post_processor={"type": "RobertaProcessing"}), "'RobertaProcessing'"),
     "surrogate": (lambda t: t["model"]["vocab"].update({"\ud83d": t["model"]["vocab"].pop("!")}), "surrogate"),
 }
@@ -302,7 +306,12 @@ def test_checkpoint_without_pooling_is_refused(bert: Path):
     [
         ([{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}], "Dense module"),
         ([{"type": "sentence_transformers.models.WordEmbeddings", "path": ""}], "WordEmbeddings module"),
-        ([{"type": "sentence_transformers.models.Transformer", "path": "0_Transformer"}], "0_Transformer"),
+        (
+            [{"type": "sentence_transformers.models.Transformer", "path": "0_Transformer"}],
+            r"0_Transformer has no model",
+        ),
+        ([{"type": "x.Transformer", "path": ""}, {"type": "x.Transformer", "path": "1_T"}], "several Transformers"),
+        ([{"type": "x.Transformer", "path": "../model"}], "points out of its folder"),
         ([{"type": "sentence_transformers.models.Transformer", "path": ""}], "declares no pooling"),
         ([{"type": "x.Pooling", "path": "../../secret"}], "points out of its folder"),
         ([{"type": "x.Pooling", "path": "/etc"}], "points out of its folder"),
@@ -356,6 +365,11 @@ def test_excluded_prompt_does_not_matter_to_cls_pooling(tmp_path: Path):
         ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "default_prompt_name"),
         ("sentence_bert_config.json", {"max_seq_length": "128"}, "max_seq_length"),
         ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length"),
+        ("sentence_bert_config.json", {"max_seq_length": 1.5}, "max_seq_length"),
+        ("sentence_bert_config.json", {"max_seq_length": True}, "max_seq_length"),
+        ("tokenizer_config.json", {"model_max_length": "512"}, "model_max_length"),
+        ("tokenizer_config.json", {"model_max_length": -1}, "model_max_length"),
+        ("tokenizer_config.json", {"model_max_length": float("nan")}, "model_max_length"),
     ],
 )
 def test_invalid_settings_are_refused(name: str, value: dict, message: str, bert: Path):

@@ -1,6 +1,8 @@
 """Reads and checks a Hugging Face checkpoint folder: its JSON files and its list of weights."""
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import Any
 
 from qgguf.convert.safetensors import StoredTensor, read_tensors
 from qgguf.errors import CheckpointError
+from qgguf.hub.snapshot import SAVE_AS_SAFETENSORS
+from qgguf.lfs_pointer import is_lfs_pointer, pointer_message
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # tokenizer.json of large vocabularies is 11-17 MB; nothing else comes near.
@@ -18,16 +22,24 @@ _MAX_JSON_BYTES = 256 << 20
 class Checkpoint:
     """One checkpoint folder.
 
+    folder    where config.json, the tokenizer and the weights are
     name      name of the model, for the output file and its metadata
     repo      "owner/name" for a checkpoint from the hub, else ""
     revision  the hub's commit, else ""
+    top       where modules.json is, if the Transformer is in a subfolder ("0_Transformer")
     """
 
     folder: Path
     name: str
     repo: str = ""
     revision: str = ""
+    top: Path | None = None
     _read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def whole(self) -> "Checkpoint":
+        """The checkpoint with the folder of modules.json and of the model card; mostly this object."""
+        return self if self.top is None else Checkpoint(self.top, self.name, self.repo, self.revision)
 
     def json(self, name: str, *, needed: bool = False) -> dict[str, Any]:
         """Return the JSON object in a file of the folder; {} where it is absent and not needed.
@@ -54,6 +66,21 @@ class Checkpoint:
         raw = _read_bytes(self.folder / name)
         return None if raw is None else raw.decode("utf-8", "replace")
 
+    def lines(self, name: str) -> list[str] | None:
+        """Return the lines of a UTF-8 file as Python's text files have them; None where it is absent.
+
+        raises  CheckpointError: not UTF-8, a git-lfs pointer
+        """
+        raw = _read_bytes(self.folder / name)
+        if raw is None:
+            return None
+        _refuse_pointer(self.folder / name, raw)
+        try:
+            lines = re.split(r"\r\n|\r|\n", raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{self.folder / name} is not UTF-8. Download the checkpoint again.") from error
+        return lines if lines[-1] else lines[:-1]
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
@@ -76,14 +103,16 @@ class Checkpoint:
             )
         return [self.folder / name for name in names]
 
-    def tensors(self) -> list[StoredTensor]:
+    def tensors(self, is_dropped: Callable[[str], bool] = lambda name: False) -> list[StoredTensor]:
         """Return every tensor of every weight file, in the order of the files and of their offsets.
 
+        is_dropped  whether an embedding does not need a tensor of this name: the index need not be right about it
         raises  CheckpointError: a damaged file, or shards that differ from the index
         """
         tensors = [tensor for path in self.weight_files for tensor in read_tensors(path)]
         if self.weight_files[0].name != SINGLE:
-            self._check_index({tensor.name: tensor.file.name for tensor in tensors}, len(tensors))
+            needed = [tensor for tensor in tensors if not is_dropped(tensor.name)]
+            self._check_index({tensor.name: tensor.file.name for tensor in needed}, len(needed), is_dropped)
         return tensors
 
     def _index(self) -> dict[str, str]:
@@ -95,8 +124,8 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder / INDEX} has no usable weight_map. Download the checkpoint again.")
         return names
 
-    def _check_index(self, stored: dict[str, str], n_stored: int) -> None:
-        listed = self._index()
+    def _check_index(self, stored: dict[str, str], n_stored: int, is_dropped: Callable[[str], bool]) -> None:
+        listed = {name: file for name, file in self._index().items() if not is_dropped(name)}
         wrong = sorted(name for name in listed.keys() | stored.keys() if listed.get(name) != stored.get(name))
         if wrong or n_stored != len(stored):
             some = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
@@ -109,7 +138,7 @@ class Checkpoint:
         if (self.folder / "adapter_config.json").is_file():
             return "It is an adapter: merge it into its base model first."
         if any(self.folder.glob("pytorch_model*.bin")):
-            return "Save it with safe_serialization=True first; pickled .bin weights are not read."
+            return f"It has pickled weights (pytorch_model.bin), which are not read. {SAVE_AS_SAFETENSORS}"
         return "Give a complete Hugging Face checkpoint folder."
 
 
@@ -129,10 +158,16 @@ def _read_bytes(path: Path) -> bytes | None:
         raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
 
 
+def _refuse_pointer(path: Path, raw: bytes) -> None:
+    if is_lfs_pointer(raw[:100], len(raw)):
+        raise CheckpointError(pointer_message(str(path)))
+
+
 def _read_json(path: Path) -> Any:
     raw = _read_bytes(path)
     if raw is None:
         return None
+    _refuse_pointer(path, raw)
     try:
         return json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

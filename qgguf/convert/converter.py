@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qgguf import hub
 from qgguf.atomic_file import as_output_error, check_free_space, check_target, part_file
 from qgguf.convert.architectures import ARCHITECTURES
-from qgguf.convert.architectures.table import Architecture, architecture_of, name_tensors
+from qgguf.convert.architectures.table import Architecture, architecture_of, is_dropped, name_tensors
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.checksums import Checksums
 from qgguf.convert.metadata import checksum_entry, file_entries
 from qgguf.convert.quant_recipes import ModelShape, check_quant, check_token_embedding_type, file_order, tensor_type
-from qgguf.convert.sentence_transformers import read_modules
+from qgguf.convert.sentence_transformers import read_modules, transformer_folder
 from qgguf.convert.streaming import TensorConversion, convert_tensors
 from qgguf.convert.writeback import Writeback
 from qgguf.errors import CheckpointError, OptionError, OutputError, QgError
@@ -63,7 +64,7 @@ def convert_checkpoint(
     n_threads = threads_setting(threads, environment={}) or usable_cores()
     name, repo = _name_of(checkpoint, revision)
     target = _target(out, f"{name.lower()}-{quant}.gguf", force)
-    source = _open(checkpoint, name, repo, revision, on_fetch)
+    source = _at_transformer(_open(checkpoint, name, repo, revision, on_fetch))
     _refuse_weights(target, source.weight_files)
 
     architecture = architecture_of(ARCHITECTURES, source.config)
@@ -112,6 +113,15 @@ def _open(checkpoint: str | Path, name: str, repo: str, revision: str | None, on
     return Checkpoint(folder, name, repo, commit)
 
 
+def _at_transformer(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint with the folder in which modules.json has its Transformer."""
+    subfolder = transformer_folder(checkpoint)
+    if not subfolder:
+        return checkpoint
+    folder = checkpoint.folder
+    return replace(checkpoint, folder=folder / subfolder, top=folder, _read={})
+
+
 def _refuse_features(architecture: Architecture, source: Checkpoint) -> None:
     if "quantization_config" in source.config:
         raise CheckpointError("config.json has a quantization_config. Give the original BF16, F16 or F32 checkpoint.")
@@ -129,7 +139,8 @@ def _plan(
     """Choose the type and offset of every tensor; the result is in the order of the file."""
     sizes = architecture.sizes(source.config)
     model = ModelShape(sizes["layers"], sizes["heads"], sizes["kv_heads"])
-    stored = {item.name: item.stored for item in name_tensors(architecture, source.config, source.tensors())}
+    tensors_in_files = source.tensors(lambda name: is_dropped(architecture, name))
+    stored = {item.name: item.stored for item in name_tensors(architecture, source.config, tensors_in_files)}
     tensors = []
     for name in sorted(stored, key=file_order):
         shape = stored[name].shape[::-1]

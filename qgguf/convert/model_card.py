@@ -40,7 +40,7 @@ def general_entries(checkpoint: Checkpoint, n_params: int) -> list[Entry]:
             Entry.string(keys.SIZE_LABEL, size_label(n_params)),
         ]
     try:
-        card = gguf.Metadata.load_model_card(checkpoint.folder)
+        card = gguf.Metadata.load_model_card(checkpoint.whole.folder)
         return _entries_by_gguf(gguf, checkpoint, card, n_params)
     except Exception as error:  # a YAML parser, and rules that stop at whatever they did not expect
         reason = " ".join(str(error).split())[:200]

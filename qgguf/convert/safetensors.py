@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from qgguf.errors import CheckpointError
+from qgguf.lfs_pointer import is_lfs_pointer, pointer_message
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMS = 8
@@ -47,6 +48,9 @@ def read_tensors(path: Path) -> list[StoredTensor]:
         with path.open("rb") as file:
             size_bytes = path.stat().st_size
             start = file.read(8)
+            if is_lfs_pointer(start + file.read(100), size_bytes):
+                raise CheckpointError(pointer_message(str(path)))
+            file.seek(8)
             header_bytes = int.from_bytes(start, "little")
             if len(start) < 8 or header_bytes > size_bytes - 8:
                 raise _wrong(path, f"is cut short: its header needs {8 + header_bytes:,} bytes, it has {size_bytes:,}")

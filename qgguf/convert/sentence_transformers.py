@@ -1,12 +1,22 @@
 """Reads pooling, prompts and token limit from the files of sentence-transformers in a checkpoint."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from qgguf.convert.checkpoint import Checkpoint
+from qgguf.convert.vocab_file import read_tokenizer
 from qgguf.errors import CheckpointError
 from qgguf.model.spec import Pooling
 
+# The file of the Transformer's settings: its name, and those of the first releases. The first that exists is read.
+_TRANSFORMER_CONFIGS = (
+    "sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json",
+    "sentence_camembert_config.json", "sentence_albert_config.json", "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)  # fmt: skip
+# No text is that long: tokenizers without a limit write 1e30, as a float or as an integer.
+_NO_LIMIT = 1 << 31
 # Both styles of <n>_Pooling/config.json: a flag per mode, and one word since sentence-transformers 5.
 _MODES = {"mean": Pooling.MEAN, "cls": Pooling.CLS, "lasttoken": Pooling.LAST}
 _FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
@@ -34,7 +44,7 @@ def read_modules(
     override  the user's pooling, where the checkpoint declares none or a wrong one
     raises    CheckpointError: no pooling, one that llama.cpp cannot do, a Dense or an unknown module
     """
-    pooling_folder = _pooling_folder(checkpoint)
+    pooling_folder = _pooling_folder(checkpoint.whole)
     pooling = override
     if pooling is None:
         if pooling_folder is None:
@@ -42,33 +52,56 @@ def read_modules(
                 f"{checkpoint.folder} declares no pooling (no modules.json with a Pooling module). "
                 f"Set the one that it was trained with: --pooling {' or '.join(mode.name.lower() for mode in allowed)}."
             )
-        pooling = _pooling(checkpoint, pooling_folder)
+        pooling = _pooling(checkpoint.whole, pooling_folder)
     if pooling not in allowed:
         raise CheckpointError(
             f"Pooling {pooling.name.lower()} does not go with this architecture; "
             f"{' or '.join(mode.name.lower() for mode in allowed)} does. Set it with --pooling."
         )
-    prompts, default_prompt_name = _prompts(checkpoint)
+    prompts, default_prompt_name = _prompts(checkpoint.whole)
     return SentenceModules(pooling, prompts, default_prompt_name, _max_tokens(checkpoint))
 
 
-def _pooling_folder(checkpoint: Checkpoint) -> str | None:
-    """Return the folder of the Pooling module; refuse modules that a GGUF cannot express."""
+def transformer_folder(checkpoint: Checkpoint) -> str:
+    """Return the subfolder of the Transformer's files by modules.json: "" for the checkpoint's own folder.
+
+    raises  CheckpointError: modules.json cannot be read, or points out of its folder
+    """
+    folders = [path for name, path in _modules(checkpoint) or [] if name == "Transformer"]
+    if len(set(folders)) > 1:
+        raise CheckpointError(
+            f"modules.json has several Transformers ({', '.join(map(repr, folders))}); a GGUF has one. "
+            "This model cannot be converted."
+        )
+    return folders[0] if folders else ""
+
+
+def _modules(checkpoint: Checkpoint) -> list[tuple[str, str]] | None:
+    """Return kind and folder of each module in modules.json; None where there is no such file."""
     modules = checkpoint.json_value("modules.json")
     if modules is None:
         return None
-    folder = None
+    found = []
     for module in modules if isinstance(modules, list) else [None]:
         kind, path = (module.get("type"), module.get("path")) if isinstance(module, dict) else (None, None)
         if not isinstance(kind, str) or not isinstance(path, str):
             raise CheckpointError(f"{checkpoint.folder / 'modules.json'} cannot be read. Download it again.")
-        name = kind.rsplit(".", 1)[-1]
+        parts = path.split("/")
+        if set(path) & set("\\:\0") or ".." in parts or path.startswith("/"):
+            raise CheckpointError(f"modules.json points out of its folder: {path!r}. Download the checkpoint again.")
+        found.append((kind.rsplit(".", 1)[-1], "/".join(part for part in parts if part not in ("", "."))))
+    return found
+
+
+def _pooling_folder(checkpoint: Checkpoint) -> str | None:
+    """Return the folder of the Pooling module; refuse modules that a GGUF cannot express."""
+    modules = _modules(checkpoint)
+    if modules is None:
+        return None
+    folder = None
+    for name, path in modules:
         if name == "Pooling" and folder is None:
             folder = path
-        elif name == "Transformer" and path not in ("", "."):
-            raise CheckpointError(
-                f"modules.json keeps its Transformer in {path!r}. Give that folder's files at the top."
-            )
         elif name not in ("Transformer", "Normalize"):
             raise CheckpointError(
                 f"modules.json has a {name} module, which a GGUF cannot express: the vectors would be other ones. "
@@ -78,8 +111,6 @@ def _pooling_folder(checkpoint: Checkpoint) -> str | None:
 
 
 def _pooling(checkpoint: Checkpoint, folder: str) -> Pooling:
-    if set(folder) & set("\\:\0") or ".." in folder.split("/") or folder.startswith("/"):
-        raise CheckpointError(f"modules.json points out of its folder: {folder!r}. Download the checkpoint again.")
     config = checkpoint.json(f"{folder}/config.json", needed=True)
     mode = config.get("pooling_mode")
     modes = [mode] if isinstance(mode, str) else mode if isinstance(mode, list) else []
@@ -111,20 +142,58 @@ def _prompts(checkpoint: Checkpoint) -> tuple[dict[str, str], str | None]:
 
 
 def _max_tokens(checkpoint: Checkpoint) -> int | None:
-    config = checkpoint.json("sentence_bert_config.json")
-    length = config.get("max_seq_length")
-    if length is not None and (type(length) is not int or not 0 < length < 1 << 31):
-        raise _unreadable("sentence_bert_config.json", "max_seq_length", length)
+    """Return the longest text in tokens by the rule of sentence-transformers 6.
+
+    That is the length that the Transformer's own file names; else the smaller of the tokenizer's and the number of
+    positions. None where the positions decide, which the GGUF has anyway.
+    """
+    file, config = _transformer_config(checkpoint)
     if config.get("do_lower_case") and not _lowercases(checkpoint):
         raise CheckpointError(
-            "sentence_bert_config.json sets do_lower_case, but the tokenizer keeps capitals. "
+            f"{file} sets do_lower_case, but the tokenizer keeps capitals. "
             "A GGUF cannot express both, so this model cannot be converted."
         )
-    return length
+    arguments = config.get("processor_kwargs", config.get("tokenizer_args"))
+    if isinstance(arguments, dict) and arguments.get("model_max_length") is not None:
+        return _length(file, "model_max_length", arguments["model_max_length"])
+    if config.get("max_seq_length") is not None:
+        return _length(file, "max_seq_length", config["max_seq_length"])
+    tokenizer_config = checkpoint.json("tokenizer_config.json")
+    # max_len is the key of the first releases of transformers.
+    key = next((key for key in ("model_max_length", "max_len") if key in tokenizer_config), None)
+    if key is None or tokenizer_config[key] is None:
+        return None
+    length = _length("tokenizer_config.json", key, tokenizer_config[key])
+    return length if length is not None and length < _most_positions(checkpoint.config) else None
+
+
+def _transformer_config(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
+    for file in _TRANSFORMER_CONFIGS:
+        if config := checkpoint.json(file):
+            return file, config
+    return _TRANSFORMER_CONFIGS[0], {}
+
+
+def _most_positions(config: dict[str, Any]) -> float:
+    """Return max_position_embeddings; infinity where it is absent, or -1 as XLNet writes it for no limit."""
+    positions = config.get("max_position_embeddings")
+    return positions if type(positions) is int and positions > 0 else math.inf
+
+
+def _length(file: str, key: str, value: Any) -> int | None:
+    """Return a number of tokens; None for a number that is no limit.
+
+    raises  CheckpointError: not a whole number above 0
+    """
+    if type(value) in (int, float) and value >= _NO_LIMIT:
+        return None
+    if type(value) not in (int, float) or not value >= 1 or value != int(value):
+        raise _unreadable(file, key, value)
+    return int(value)
 
 
 def _lowercases(checkpoint: Checkpoint) -> bool:
-    normalizer = checkpoint.json("tokenizer.json").get("normalizer")
+    normalizer = read_tokenizer(checkpoint).get("normalizer")
     return isinstance(normalizer, dict) and normalizer.get("lowercase") is True
 
 

@@ -6,6 +6,7 @@ from qgguf.convert.architectures.table import size
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.pretokenizer import bpe_pre_tokenizer, wordpiece_pre_tokenizer
 from qgguf.convert.special_tokens import ADD_KEYS, ID_KEYS, token_roles
+from qgguf.convert.vocab_file import read_tokenizer
 from qgguf.errors import CheckpointError
 from qgguf.gguf_format import keys
 from qgguf.gguf_format.keys import CONTROL, NORMAL, UNUSED, USER_DEFINED
@@ -52,10 +53,16 @@ def tokenizer_entries(checkpoint: Checkpoint, kind: str, vocab_size: int) -> lis
 
 
 def _read(checkpoint: Checkpoint, kind: str) -> dict[str, Any]:
-    tokenizer = checkpoint.json("tokenizer.json", needed=True)
+    tokenizer = read_tokenizer(checkpoint)
     model = tokenizer.get("model")
     # The first tokenizer.json files do not name their model's type; only a BPE has merges.
     inferred = "BPE" if isinstance(model, dict) and "merges" in model else "WordPiece"
+    if isinstance(model, dict) and model.get("type") == "Unigram":
+        raise CheckpointError(
+            f"{checkpoint.folder / 'tokenizer.json'} is a 'Unigram' tokenizer (SentencePiece), as XLM-RoBERTa has it; "
+            f"checkpoints with it cannot be converted, only those with {_MODELS[kind]}. "
+            "A GGUF file of the model that others made can be used: qgguf pull OWNER/REPOSITORY"
+        )
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         raise CheckpointError(f"{checkpoint.folder / 'tokenizer.json'} has no vocabulary. Download it again.")
     model_type = model.setdefault("type", inferred)

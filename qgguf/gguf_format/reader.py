@@ -15,6 +15,7 @@ from pathlib import Path
 from qgguf.errors import ModelFileError
 from qgguf.gguf_format import keys
 from qgguf.gguf_format.tensors import TENSOR_TYPES, TensorInfo
+from qgguf.lfs_pointer import is_lfs_pointer, pointer_message
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -161,6 +162,8 @@ class _Parser:
         return self.data, len(self.data)
 
     def header(self) -> Header:
+        if is_lfs_pointer(self.data[:100], self.size_bytes):
+            raise ModelFileError(pointer_message(self.name))
         if self.data[:4] != MAGIC:
             raise ModelFileError(
                 f"{self.name} is not a GGUF file: it starts with {self.data[:4]!r}, not {MAGIC!r}. "

@@ -1,5 +1,6 @@
 """Downloads of Hugging Face checkpoints: those of their files that a conversion reads."""
 
+import re
 from pathlib import Path
 
 from qgguf.errors import ModelNotFoundError
@@ -14,6 +15,14 @@ from qgguf.types import Progress
 # The files that a conversion reads; many repositories also have the same weights in other formats.
 _CHECKPOINT_NAMES = {"README.md", "vocab.txt", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model"}
 _CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".jinja"}
+SAVE_AS_SAFETENSORS = (
+    "In that folder, with torch and transformers installed, run: "
+    "python -c \"from transformers import AutoModel; AutoModel.from_pretrained('.').save_pretrained('.')\""
+)
+"""How a checkpoint with pickled weights gets model.safetensors."""
+
+# A module of sentence-transformers other than the first one, which is the Transformer.
+_LATER_MODULE = re.compile(r"[1-9]\d*_")
 # Folders of other formats; some have a config.json as well as gigabytes of weights.
 _OTHER_FORMATS = {"onnx", "openvino", "coreml", "tflite", "original", "gguf"}
 
@@ -37,8 +46,16 @@ def fetch_checkpoint(
         return _cached_checkpoint(repo_id, revision)
     commit, files = list_files(repo_id, revision)
     record_revision(repo_id, revision, commit)
+    names = [file.name for file in files if not _LATER_MODULE.match(file.name)]
     files = [file for file in files if _is_part_of_checkpoint(file.name)]
-    if not any(file.name.endswith(".safetensors") for file in files):
+    if not any(name.endswith(".safetensors") and _is_part_of_checkpoint(name) for name in names):
+        if any(Path(name).match("pytorch_model*.bin") for name in names):
+            name = repo_id.rpartition("/")[2]
+            raise ModelNotFoundError(
+                f"{repo_id} has pickled weights only (pytorch_model.bin), which are not read. "
+                f"Download it: hf download {repo_id} --local-dir {name}. {SAVE_AS_SAFETENSORS}. "
+                f"Then: qgguf convert {name}"
+            )
         raise ModelNotFoundError(
             f"{repo_id} has no *.safetensors weights. Choose a repository that has them. GGUF files need no "
             f"conversion: qgguf pull {repo_id}"

@@ -57,6 +57,7 @@ _BLOCK = "blk.{layer}."
 BERT = Architecture(
     name="bert",
     classes=("BertModel", "BertForMaskedLM", "BertForPreTraining"),
+    model_type="bert",
     prefixes=("bert.",),
     weights=(
         Weight(("embeddings.word_embeddings.weight",), "token_embd.weight", ("vocab", "dims")),

@@ -49,6 +49,7 @@ _BLOCK = "blk.{layer}."
 QWEN3 = Architecture(
     name="qwen3",
     classes=("Qwen3ForCausalLM", "Qwen3Model"),
+    model_type="qwen3",
     prefixes=("model.",),
     weights=(
         Weight(("embed_tokens.weight",), "token_embd.weight", ("vocab", "dims")),

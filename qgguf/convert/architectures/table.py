@@ -50,6 +50,7 @@ class Architecture:
 
     name         general.architecture
     classes      values of `architectures` in config.json
+    model_type   value of `model_type` in config.json, which decides where there is no `architectures`
     prefixes     prefixes that a tensor's name may have
     weights      the weights that a checkpoint must hold
     dropped      pattern of tensor names that an embedding does not need
@@ -63,6 +64,7 @@ class Architecture:
 
     name: str
     classes: tuple[str, ...]
+    model_type: str
     prefixes: tuple[str, ...]
     weights: tuple[Weight, ...]
     dropped: re.Pattern[str]
@@ -89,6 +91,8 @@ def architecture_of(architectures: Iterable[Architecture], config: Config) -> Ar
     """
     known = list(architectures)
     declared = config.get("architectures")
+    if declared is None or declared == []:
+        declared = _class_of_type(known, config.get("model_type"))
     names = [name for name in declared if isinstance(name, str)] if isinstance(declared, list) else []
     for architecture in known:
         if any(name in architecture.classes for name in names):
@@ -97,6 +101,24 @@ def architecture_of(architectures: Iterable[Architecture], config: Config) -> Ar
         f"config.json has architectures {names or declared!r}, which cannot be converted. "
         f"These can: {', '.join(name for architecture in known for name in architecture.classes)}."
     )
+
+
+def _class_of_type(known: Iterable[Architecture], model_type: object) -> list[str] | None:
+    """Return the class of a model whose config.json has no `architectures`, as files of older programs."""
+    for architecture in known:
+        if architecture.model_type == model_type:
+            return [architecture.classes[0]]
+    if model_type is None:
+        raise CheckpointError(
+            "config.json has neither architectures nor model_type. Use the config.json of the original checkpoint."
+        )
+    return [str(model_type)]
+
+
+def is_dropped(architecture: Architecture, name: str) -> bool:
+    """Return whether an embedding does not need the tensor of this name."""
+    names = (name, *(name.removeprefix(prefix) for prefix in architecture.prefixes))
+    return any(architecture.dropped.fullmatch(one) for one in names)
 
 
 def size(config: Config, key: str, default: float | None = None) -> int:
