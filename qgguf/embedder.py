@@ -320,12 +320,30 @@ class Embedder:
             ),
         )
 
-    def similarity(self, a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
+    def similarity(
+        self, a: ArrayLike, b: ArrayLike, *, precision: str | None = None, truncate_dim: int | None = None
+    ) -> NDArray[np.float32]:
         """Return the cosine of every vector of `a` with every one of `b`: (n, m) float32.
 
-        See `qgguf.vectors.similarity`.
+        Of packed binary vectors it is the cosine of their signs, 1 - 2 h / dims with the Hamming distance h.
+
+        a, b          what `encode` returned; one vector each is allowed
+        precision     that of the vectors, needed only where int8 may be "int8" or "binary"
+        truncate_dim  that of packed vectors, where it is not `dims` and no multiple of 8
+        raises        DimensionError, OptionError: see `qgguf.vectors.similarity`
         """
-        return vector_math.similarity(a, b)
+        dims = self._dims if truncate_dim is None else self._checked_dims(truncate_dim)
+        return vector_math.similarity(a, b, precision=precision, dims=dims, model_dims=self.spec.dims)
+
+    def similarity_pairwise(
+        self, a: ArrayLike, b: ArrayLike, *, precision: str | None = None, truncate_dim: int | None = None
+    ) -> NDArray[np.float32]:
+        """Return the cosine of each vector of `a` with the one of `b` at the same index: (n,) float32.
+
+        The arguments are those of `similarity`.
+        """
+        dims = self._dims if truncate_dim is None else self._checked_dims(truncate_dim)
+        return vector_math.similarity_pairwise(a, b, precision=precision, dims=dims, model_dims=self.spec.dims)
 
     # Tokens
 

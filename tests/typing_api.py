@@ -20,7 +20,7 @@ from qgguf import (
     pull,
 )
 from qgguf.errors import TextTooLongError
-from qgguf.vectors import int8_scale, similarity
+from qgguf.vectors import int8_scale, similarity, similarity_pairwise
 
 
 def embed(path: Path) -> NDArray[np.float32]:
@@ -41,6 +41,8 @@ def embed(path: Path) -> NDArray[np.float32]:
         print(stats.batches, stats.tokens, stats.waiting_calls)
         print(int(counts.sum()), int8_scale(model.dims))
         cosines: NDArray[np.float32] = similarity(embeddings.vectors, embeddings.vectors)
+        pairs: NDArray[np.float32] = similarity_pairwise(cosines, cosines, precision="float32")
+        print(model.similarity(cosines, cosines, precision="int8").shape, pairs.shape)
         return cosines
 
 

@@ -137,7 +137,10 @@ class Checkpoint:
     def _next_step(self) -> str:
         if (self.folder / "adapter_config.json").is_file():
             return "It is an adapter: merge it into its base model first."
-        if any(self.folder.glob("pytorch_model*.bin")):
+        pickled = sorted(self.folder.glob("pytorch_model*.bin"))
+        for path in pickled:
+            _refuse_pointer(path, path.read_bytes() if path.stat().st_size < 4096 else b"")
+        if pickled:
             return f"It has pickled weights (pytorch_model.bin), which are not read. {SAVE_AS_SAFETENSORS}"
         return "Give a complete Hugging Face checkpoint folder."
 
