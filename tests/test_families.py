@@ -1,0 +1,131 @@
+"""Ids and vectors of every family against Hugging Face: small checkpoints, vectors made by transformers in float32.
+
+The checkpoints are made here, bit for bit as scripts/make_family_vectors.py made them for transformers.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qgguf import Embedder
+from tests.support.comparing import cosines
+from tests.support.family_checkpoints import FAMILIES, MAX_TOKENS, TEXTS, FamilyCheckpoint
+from tests.support.texts import GOLDEN, QUERIES
+
+FOLDER = Path(__file__).parent / "golden"
+# llama.cpp's GELU is a table of 16-bit floats: vectors of length 1 differ by up to 0.0013 in one of 64 dims.
+LARGEST_DIFFERENCE = 0.003
+
+# Families whose ids are not yet Hugging Face's, with the reason.
+_GRAPHEMES = "llama.cpp's Unigram normalises combining marks otherwise than the tokenizers package"
+_SPACES = "remove_extra_whitespaces is False in files from a tokenizer.json; " + _GRAPHEMES
+OTHER_IDS = {
+    "xlm-roberta-cls": _SPACES,
+    "xlm-roberta-mean": _GRAPHEMES,
+    "multilingual-bert": _SPACES,
+    "modernbert-cls": "ModernBERT's texts are not brought to NFC",
+    "modernbert-mean": "ModernBERT's texts are not brought to NFC",
+    "distilbert": "added tokens of WordPiece are not found in texts",
+}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A family's checkpoint, its open GGUF file, and what transformers gives.
+
+    ids      of each text, uncut
+    vectors  of each text: (n_texts, dims) float32
+    """
+
+    name: str
+    family: FamilyCheckpoint
+    model: Embedder
+    ids: list[list[int]]
+    vectors: np.ndarray
+
+
+def every_family(failing: dict[str, str]) -> pytest.MarkDecorator:
+    """Run a test with each family's open file; those of `failing` must fail."""
+    cases = [
+        pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=failing[name])] if name in failing else [])
+        for name in FAMILIES
+    ]
+    return pytest.mark.parametrize("opened", cases, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def about() -> dict:
+    return json.loads((FOLDER / "families.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    name = request.param
+    family = FAMILIES[name]()
+    path = family.save_gguf(tmp_path_factory.mktemp("families") / f"{name}.gguf")
+    with np.load(FOLDER / "families.npz") as golden:
+        ends = np.cumsum(golden[name + ".lengths"].astype(int))[:-1]
+        ids = [part.tolist() for part in np.split(golden[name + ".ids"], ends)]
+        vectors = golden[name + ".vectors"]
+    with Embedder(path) as model:
+        yield Opened(name, family, model, ids, vectors)
+
+
+def test_stored_vectors_belong_to_these_texts_and_families(about: dict):
+    """The stored vectors are those of the texts and the families that the tests use."""
+    texts = hashlib.sha256(json.dumps(TEXTS).encode()).hexdigest()
+    assert texts == about["texts_sha256"], "the texts changed: run scripts/make_family_vectors.py"
+    assert list(about["checkpoints_sha256"]) == list(FAMILIES)
+
+
+@every_family({})
+def test_the_checkpoint_is_the_one_that_transformers_read(opened: Opened, about: dict):
+    """Weights, configuration and tokenizer are bit for bit those that the stored vectors were made from."""
+    assert opened.family.sha256() == about["checkpoints_sha256"][opened.name]
+
+
+@every_family({})
+def test_stored_vectors_of_different_texts_differ(opened: Opened):
+    """Texts are far from each other in the random models, so that a cosine of 1 proves something.
+
+    This guards stored data: no change of the code can break it, only another golden file.
+    """
+    between = opened.vectors @ opened.vectors.T
+    assert np.median(between[~np.eye(len(between), dtype=bool)]) < 0.9
+
+
+@every_family(OTHER_IDS)
+def test_ids_equal_those_that_transformers_computed_with(opened: Opened):
+    """Every text, in any script, cut or whole, has the stored ids; control tokens that it names are text."""
+    texts = opened.family.texts
+    ids = {name: opened.model.token_ids(text) for name, text in texts.items()}
+    assert ids == dict(zip(texts, opened.ids, strict=True))
+
+
+@every_family(OTHER_IDS)
+def test_ids_equal_the_installed_tokenizers(opened: Opened):
+    """Every golden text and query, whole and line by line, has the ids that the installed tokenizers package gives."""
+    reference = opened.family.reference(cut=False)
+    whole = [*GOLDEN.values(), *QUERIES.values(), *TEXTS.values()]
+    texts = list(dict.fromkeys([*whole, *(line for text in whole for line in text.splitlines())]))
+    others = [text for text in texts if opened.model.token_ids(text) != reference.encode(text).ids]
+    assert not others
+
+
+@every_family(OTHER_IDS)
+def test_vectors_equal_transformers(opened: Opened):
+    """Every text's vector is that of transformers: cosine >= 0.9999, no dim further than llama.cpp's GELU is off.
+
+    The longest text is over the limit, and is cut as Hugging Face cuts it: the tokens around the text are kept.
+    """
+    texts = opened.family.texts
+    assert opened.model.max_tokens == MAX_TOKENS < max(map(len, opened.ids))
+    vectors = opened.model.encode(list(texts.values()))
+    cosine_of = dict(zip(texts, cosines(vectors, opened.vectors), strict=True))
+    assert not {name: cosine for name, cosine in cosine_of.items() if not cosine >= 0.9999}
+    assert np.abs(vectors - opened.vectors).max() <= LARGEST_DIFFERENCE
