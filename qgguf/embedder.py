@@ -16,7 +16,7 @@ from qgguf.batching import Ids
 from qgguf.errors import ModelFileError, OptionError, PromptError, TextTooLongError
 from qgguf.gguf_format.reader import read_header
 from qgguf.hardware.cores import usable_cores
-from qgguf.inference import inputs, pipeline
+from qgguf.inference import inputs, pipeline, sentence_transformers
 from qgguf.inference.aio import AsyncRunner, asynchronous, current_cancellation
 from qgguf.inference.engine import Engine
 from qgguf.inference.options import EncodeOptions
@@ -27,7 +27,7 @@ from qgguf.model import prompts as prompt_texts
 from qgguf.model.from_gguf import spec_of
 from qgguf.model.spec import ModelSpec, Pooling, SpecChoices
 from qgguf.native.strategy import Strategy
-from qgguf.option_values import LEAST_MAX_TOKENS, PRECISIONS, TRUNCATIONS
+from qgguf.option_values import LEAST_MAX_TOKENS, PRECISIONS, TRUNCATIONS, whole_number
 from qgguf.settings import device_setting, ram_setting, threads_setting, vram_setting
 
 log = logging.getLogger("qgguf")
@@ -69,8 +69,12 @@ class Embedder:
     prompts              name -> text; added to the model's own
     default_prompt_name  prompt of a plain `encode`; default: the model's own, mostly none
     strategy             "last_rows", "two_calls" or "plain": how llama.cpp is driven; default: chosen by a probe
+    local_files_only     True: never use the network
     raises               ModelNotFoundError, ModelFileError, ChecksumError, OptionError, PromptError, DeviceError,
                          BudgetError (the memory given is too little; both numbers are named), NativeError
+
+    The other arguments are those of SentenceTransformer: they are refused, with the way out, where they would change
+    something.
 
     All methods may be called from any thread. Close it, or use it as a context manager, to free its memory.
 
@@ -96,8 +100,32 @@ class Embedder:
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
         strategy: str | None = None,
+        local_files_only: bool = False,
+        similarity_fn_name: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        cache_folder: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        tokenizer_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        backend: str | None = None,
     ) -> None:
-        self.path = _find(model)
+        sentence_transformers.check_opening(
+            similarity_fn_name=similarity_fn_name,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            cache_folder=cache_folder,
+            token=token,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            tokenizer_kwargs=tokenizer_kwargs,
+            config_kwargs=config_kwargs,
+            backend=backend,
+        )
+        prompts = prompt_texts.checked_prompts({} if prompts is None else prompts, default_prompt_name)
+        self.path = _find(model, download=not sentence_transformers.flag("local_files_only", local_files_only))
         self._arguments: dict[str, Any] = {
             "model": os.path.abspath(self.path),
             "max_tokens": max_tokens,
@@ -111,7 +139,7 @@ class Embedder:
             "pooling": pooling,
             "attention": attention,
             "end_token": end_token,
-            "prompts": None if prompts is None else dict(prompts),
+            "prompts": prompts,
             "default_prompt_name": default_prompt_name,
             "strategy": strategy,
         }
@@ -126,7 +154,7 @@ class Embedder:
         self._warned_of_dims = self._warned_of_prompt = False
         if truncate_dim is not None:
             self._dims = self._checked_dims(truncate_dim)
-        self._prompts = {**self.spec.prompts, **(prompts or {})}
+        self._prompts = {**self.spec.prompts, **prompts}
         self._default_prompt_name = default_prompt_name or self.spec.default_prompt_name
         if self._default_prompt_name is not None and self._default_prompt_name not in self._prompts:
             raise PromptError(f"default_prompt_name={default_prompt_name!r}; there are {sorted(self._prompts)}.")
@@ -160,6 +188,32 @@ class Embedder:
     def max_tokens(self) -> int:
         """Longest text in tokens, prompt and end token included."""
         return self.plan.settings.max_tokens
+
+    @property
+    def max_seq_length(self) -> int:
+        """The same as `max_tokens`, under the name that sentence-transformers has for it."""
+        return self.max_tokens
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        if whole_number(value) != self.max_tokens:
+            raise OptionError(
+                f"max_seq_length={value!r}; the limit is {self.max_tokens:,} since the model was opened, because its "
+                f"memory was planned for it. Open it with another one: Embedder(..., max_tokens={value!r})"
+            )
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """What `similarity` computes: "cosine"."""
+        return "cosine"
+
+    def get_embedding_dimension(self) -> int:
+        """Return `dims`, under the name that sentence-transformers has for it."""
+        return self.dims
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Return `dims`, under the name that older releases of sentence-transformers have for it."""
+        return self.dims
 
     @property
     def device(self) -> str:
@@ -201,8 +255,13 @@ class Embedder:
         truncate_dim: int | None = None,
         normalize_embeddings: bool = True,
         precision: str = "float32",
-        show_progress_bar: bool = False,
+        show_progress_bar: bool | None = False,
         truncate: str | None = None,
+        batch_size: int | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        output_value: str | None = "sentence_embedding",
+        device: str | None = None,
     ) -> NDArray[Any]:
         """Return the vectors of texts, in their order.
 
@@ -215,10 +274,19 @@ class Embedder:
         precision             "float32", "int8", "binary", "ubinary": see `qgguf.vectors.to_precision`
         show_progress_bar     on stderr
         truncate              "end" or "error", for this call
+        batch_size and after  arguments of sentence-transformers, refused where they would change something
         returns               (n_texts, dims); (dims,) for one str; float32 unless `precision` names another
         raises                TextError (index named), TextTooLongError, DimensionError, PromptError, OptionError,
                               NativeError
         """
+        sentence_transformers.check_encode(
+            batch_size=batch_size,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            output_value=output_value,
+            device=device,
+            model_device=self.device,
+        )
         return self._vectors(
             texts,
             EncodeOptions(
@@ -243,10 +311,23 @@ class Embedder:
         truncate_dim: int | None = None,
         normalize_embeddings: bool = True,
         precision: str = "float32",
-        show_progress_bar: bool = False,
+        show_progress_bar: bool | None = False,
         truncate: str | None = None,
+        batch_size: int | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        output_value: str | None = "sentence_embedding",
+        device: str | None = None,
     ) -> NDArray[Any]:
         """Do as `encode`, with the model's prompt "query" unless another is given."""
+        sentence_transformers.check_encode(
+            batch_size=batch_size,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            output_value=output_value,
+            device=device,
+            model_device=self.device,
+        )
         options = EncodeOptions(
             prompt=prompt,
             prompt_name=prompt_name,
@@ -276,10 +357,23 @@ class Embedder:
         truncate_dim: int | None = None,
         normalize_embeddings: bool = True,
         precision: str = "float32",
-        show_progress_bar: bool = False,
+        show_progress_bar: bool | None = False,
         truncate: str | None = None,
+        batch_size: int | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        output_value: str | None = "sentence_embedding",
+        device: str | None = None,
     ) -> NDArray[Any]:
         """Do as `encode`, with the model's prompt "document", "passage" or "corpus" unless another is given."""
+        sentence_transformers.check_encode(
+            batch_size=batch_size,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            output_value=output_value,
+            device=device,
+            model_device=self.device,
+        )
         options = EncodeOptions(
             prompt=prompt,
             prompt_name=prompt_name,
@@ -302,7 +396,7 @@ class Embedder:
         truncate_dim: int | None = None,
         normalize_embeddings: bool = True,
         precision: str = "float32",
-        show_progress_bar: bool = False,
+        show_progress_bar: bool | None = False,
         truncate: str | None = None,
     ) -> Embeddings:
         """Do as `encode`, and also return the tokens of each text and whether it was cut; a row even for one str."""
@@ -369,7 +463,7 @@ class Embedder:
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of one text, end token included, without a prompt and not cut."""
         with self._engine.in_use():
-            ids: list[int] = self._engine.tokenizer.ids(inputs.as_list(text)[0]).tolist()
+            ids: list[int] = self._engine.tokenizer.ids(inputs.one_text(text)).tolist()
         return ids
 
     # Asynchronous forms
@@ -397,7 +491,7 @@ class Embedder:
     def __getattr__(self, name: str) -> Any:
         """Open an unpickled Embedder when one of its attributes is first needed."""
         if name.startswith("__") or "_pickled" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(sentence_transformers.explain_attribute(type(self), name))
         with lifetime.opening_lock():
             if "_engine" not in self.__dict__:
                 self.__init__(**self._pickled)  # type: ignore[misc]
@@ -425,7 +519,11 @@ class Embedder:
         return vectors[0] if isinstance(texts, str) else vectors
 
     def _embed(self, texts: str | Iterable[str], options: EncodeOptions) -> Embeddings:
-        _check_precision(options.precision, options.normalize_embeddings)
+        normalize = sentence_transformers.flag("normalize_embeddings", options.normalize_embeddings)
+        shows_bar = options.show_progress_bar is not None and sentence_transformers.flag(
+            "show_progress_bar", options.show_progress_bar
+        )
+        _check_precision(options.precision, normalize)
         prompt_text = self._prompt_text(options.prompt, options.prompt_name, options.instruction)
         dims = self._dims if options.truncate_dim is None else self._checked_dims(options.truncate_dim)
         truncate = self._truncate if options.truncate is None else _checked_truncation(options.truncate)
@@ -436,12 +534,12 @@ class Embedder:
             indices=indices,
             prompt_text=prompt_text,
             max_tokens=self.max_tokens,
-            finish=lambda raw: _finished(raw[:, :dims], options.normalize_embeddings, options.precision),
+            finish=lambda raw: _finished(raw[:, :dims], normalize, options.precision),
             cancellation=current_cancellation(),
         )
         with self._engine.in_use():
             tokenized = self._checked_lengths(task) if truncate == "error" else {}
-            with TokenBar(options.show_progress_bar, sum(map(len, distinct))) as bar:
+            with TokenBar(shows_bar, sum(map(len, distinct))) as bar:
                 vectors, n_tokens = pipeline.compute(self._engine, task, bar, tokenized)
         if len(distinct) < len(indices):
             vectors, n_tokens = vectors[indices], n_tokens[indices]
@@ -468,14 +566,16 @@ class Embedder:
 
     def _checked_dims(self, dims: int) -> int:
         smallest, largest = self.spec.mrl_dims or (1, self.spec.dims)
-        vector_math.check_dims(dims, smallest, max(largest, self.spec.dims) if dims == self.spec.dims else largest)
+        is_whole = whole_number(dims) == self.spec.dims
+        vector_math.check_dims(dims, smallest, max(largest, self.spec.dims) if is_whole else largest)
+        dims = int(dims)
         if self.spec.mrl_dims is None and dims != self.spec.dims and not self._warned_of_dims:
             self._warned_of_dims = True
             log.warning(
                 "%s was not trained to be cut to %d of its %d dims; expect worse results. Measure before use.",
                 self.spec.name, dims, self.spec.dims,
             )  # fmt: skip
-        return int(dims)
+        return dims
 
     def _checked_lengths(self, task: pipeline.EncodeTask) -> dict[int, Ids]:
         """Tokenise the texts that may be too long, before anything is computed; return their ids by index.
@@ -499,13 +599,15 @@ class Embedder:
         return f"{len(long):,} of {len(n_tokens):,} texts are longer than {self.max_tokens:,} tokens: {shown}"
 
 
-def _find(model: str | os.PathLike[str]) -> Path:
+def _find(model: str | os.PathLike[str], download: bool) -> Path:
+    if not isinstance(model, str | os.PathLike):
+        raise OptionError(f"model={model!r}; a path or the name of a model is needed.")
     path = Path(model)
     if path.is_file():
         return path
     from qgguf.hub import resolve  # huggingface-hub is slow to import, and a path needs none of it
 
-    return resolve(os.fspath(model))
+    return resolve(os.fspath(model), download=download)
 
 
 def _pooling(spec: ModelSpec, path: Path) -> Pooling:
@@ -520,26 +622,22 @@ def _pooling(spec: ModelSpec, path: Path) -> Pooling:
 
 
 def _max_tokens(spec: ModelSpec, asked: int) -> int:
-    _at_least(LEAST_MAX_TOKENS, asked, "max_tokens")
-    if asked > spec.context_length:
-        raise OptionError(f"max_tokens={asked:,}, but {spec.name} was trained on {spec.context_length:,} positions.")
-    return asked
-
-
-def _at_least(least: int, value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(f"{name}={value!r}; a whole number of {least} or more is needed.")
-    return value
+    number = whole_number(asked)
+    if number is None or number < LEAST_MAX_TOKENS:
+        raise OptionError(f"max_tokens={asked!r}; a whole number of {LEAST_MAX_TOKENS} or more is needed.")
+    if number > spec.context_length:
+        raise OptionError(f"max_tokens={number:,}, but {spec.name} was trained on {spec.context_length:,} positions.")
+    return number
 
 
 def _checked_truncation(word: str) -> str:
-    if word not in TRUNCATIONS:
+    if not isinstance(word, str) or word not in TRUNCATIONS:
         raise OptionError(f'truncate={word!r}; there are "end" and "error".')
     return word
 
 
 def _check_precision(precision: str, normalized: bool) -> None:
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise OptionError(f"precision={precision!r}; there are {', '.join(PRECISIONS)}.")
     if precision == "int8" and not normalized:
         raise OptionError("int8 codes have one fixed scale, for unit vectors: leave normalize_embeddings on.")

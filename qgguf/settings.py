@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qgguf.errors import OptionError
+from qgguf.option_values import whole_number
 from qgguf.units import parse_bytes
 
 DEVICES = ("auto", "cpu", "gpu", "cuda")
@@ -60,7 +61,7 @@ def device_setting(argument: str | None, environment: Mapping[str, str] = os.env
     raises  OptionError naming the variable or the argument
     """
     value = argument if argument is not None else environment.get("QGGUF_DEVICE") or "auto"
-    if value not in DEVICES:
+    if not isinstance(value, str) or value not in DEVICES:
         source = f"device={argument!r}" if argument is not None else f"QGGUF_DEVICE={value!r}"
         raise OptionError(f"{source} is not a device. Use {', '.join(DEVICES[:-1])} or {DEVICES[-1]}.")
     return value
@@ -72,9 +73,10 @@ def threads_setting(argument: int | None, environment: Mapping[str, str] = os.en
     raises  OptionError naming the variable or the argument
     """
     if argument is not None:
-        if isinstance(argument, bool) or not isinstance(argument, int) or not 1 <= argument <= MOST_THREADS:
+        threads = whole_number(argument)
+        if threads is None or not 1 <= threads <= MOST_THREADS:
             raise OptionError(f"threads={argument!r}; a whole number from 1 to {MOST_THREADS} is needed.")
-        return argument
+        return threads
     value = environment.get("QGGUF_THREADS", "").strip()
     if not value:
         return None
@@ -101,7 +103,7 @@ def ram_setting(argument: int | str | None, environment: Mapping[str, str] = os.
 
 def _memory_setting(name: str, argument: int | str | None, variable: str, environment: Mapping[str, str]) -> int | None:
     if argument is not None:
-        if isinstance(argument, bool) or not isinstance(argument, int | str):
+        if whole_number(argument) is None and not isinstance(argument, str):
             raise OptionError(f'{name}={argument!r}; a number of bytes, or a str like "3GB", is needed.')
         return _parse(name, str(argument))
     value = environment.get(variable, "").strip()

@@ -105,7 +105,7 @@ def _comparable(
     a: ArrayLike, b: ArrayLike, precision: str | None, dims: int | None, model_dims: int | None
 ) -> tuple[Vectors, Vectors, int | None]:
     """Return both as rows of numbers and None, or both as rows of signs (-1 and 1) and how many of these are dims."""
-    if precision is not None and precision not in PRECISIONS:
+    if precision is not None and (not isinstance(precision, str) or precision not in PRECISIONS):
         raise OptionError(f"precision={precision!r}; use one of {', '.join(PRECISIONS)}.")
     left, right = _rows(a), _rows(b)
     precisions = [precision] * 2 if precision is not None else _precisions(left, right, model_dims)

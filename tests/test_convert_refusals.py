@@ -394,8 +394,16 @@ def test_invalid_options_are_refused(bert: Path):
     refused(bert, "Choose one of: F32", OptionError, token_embedding_type="Q9")
     refused(bert, "rows of 96.*multiple of 256", OptionError, token_embedding_type="Q4_K")
     refused(bert, "mean, cls, last", OptionError, pooling="max")
-    for threads in (0, -1, 513, 2.0, True, 1 << 40):
+    for threads in (0, -1, 513, 2.0, True, 1 << 40, np.float64(2), np.True_):
         refused(bert, "from 1 to 512", OptionError, threads=threads)
+    assert convert_checkpoint(bert, bert / "out.gguf", threads=np.int64(2)).exists()
+
+
+@pytest.mark.parametrize("value", [None, 3, b"model", ["model"]])
+def test_checkpoint_that_is_no_name_is_refused(value: object):
+    """None, a number, bytes, a list."""
+    with pytest.raises(CheckpointError, match="a repository"):
+        convert_checkpoint(value)  # type: ignore[arg-type]
 
 
 def test_missing_output_folder_is_refused(bert: Path):

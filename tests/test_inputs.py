@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qgguf.errors import TextError
 from qgguf.inference import inputs
-from qgguf.inference.inputs import as_list, distinct, windows
+from qgguf.inference.inputs import as_list, distinct, one_text, windows
 
 # Few texts, so that many are equal; surrogates are no text.
 some_texts = st.lists(st.text("aé한😉", max_size=3) | st.text(max_size=30), max_size=40)
@@ -61,3 +61,73 @@ def test_item_that_is_not_a_text_is_refused(item: object):
     """The message names its index and its type."""
     with pytest.raises(TextError, match=f"Text 1 is {type(item).__name__}, not str"):
         as_list(["é", item])
+
+
+class Column:
+    """A column of a table, as far as its users know it: a shape, a length, items by iteration."""
+
+    def __init__(self, items: list[object], axes: int = 1) -> None:
+        self.items, self.shape, self.index = items, (len(items),) * axes, range(len(items))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["é", "한"],
+        ("é", "한"),
+        (text for text in ("é", "한")),
+        np.array(["é", "한"]),
+        np.array(["é", "한"], object),
+        {"a": "é", "b": "한"}.values(),
+        {"é": 1, "한": 2}.keys(),
+        Column(["é", "한"]),
+        [np.str_("é"), "한"],
+    ],
+    ids=lambda texts: type(texts).__name__,
+)
+def test_texts_in_any_order_keeping_form_are_read(texts: object):
+    """Lists, generators, arrays, views of a dict, columns of tables."""
+    assert as_list(texts) == ["é", "한"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (np.array("é"), "has 0 axes, 1 is needed"),
+        (np.array(3), "has 0 axes"),
+        (np.array([["é"], ["한"]]), "has 2 axes"),
+        (Column(["text", "title"], axes=2), "Column has 2 axes"),
+        ({"text": "é"}, r"not dict.*list\(texts\.values\(\)\)"),
+        ({}, "not dict"),
+        ({"é", "한"}, "no order.*sorted"),
+        (frozenset(), "no order"),
+        (b"abc", "not bytes"),
+        (bytearray(b"abc"), "not bytearray"),
+        (memoryview(b"abc"), "memoryview"),
+        (None, "not NoneType"),
+        (3, "not int"),
+        (float("nan"), "not float"),
+        (Column(["é", None]), "Text 1 is NoneType"),
+        (np.array(["é", float("nan")], object), "Text 1 is float"),
+        (np.array([b"abc"]), "Text 0 is bytes_"),
+    ],
+)
+def test_what_is_not_a_list_of_texts_is_refused(texts: object, message: str):
+    """One line with its type: no array without axes, no table, no mapping, no set, no bytes."""
+    with pytest.raises(TextError, match=message) as caught:
+        as_list(texts)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_text_is_a_str():
+    """A list of two texts is not cut to the first."""
+    assert one_text(np.str_("é")) == "é"
+    for texts in (["é", "한"], [], None, b"x", np.array("é")):
+        with pytest.raises(TextError, match="One text is needed"):
+            one_text(texts)

@@ -1,10 +1,11 @@
 """Prompts of instructions, of names and of model cards, and which of them a call uses."""
 
+import numpy as np
 import pytest
 
 from qgguf.errors import PromptError
 from qgguf.model.families import Traits, family_of
-from qgguf.model.prompts import choose_prompt, instruction_prompts
+from qgguf.model.prompts import checked_prompts, choose_prompt, instruction_prompts
 
 QWEN3_EMBEDDING = family_of(Traits.of("qwen3", ["Qwen3 Embedding 0.6B"], 151669))
 TEMPLATE = QWEN3_EMBEDDING.card_of("qwen3 embedding 0.6b").instruction_template
@@ -133,3 +134,27 @@ def test_known_instruct_models_have_the_template_with_a_space(architecture, name
 def test_known_models_have_the_dims_of_their_cards(architecture, name, smallest):
     """Models that were trained to be cut have the smallest dims of their card."""
     assert family_of(Traits.of(architecture, [name], 30522)).card_of(name).smallest_dims == smallest
+
+
+@pytest.mark.parametrize("option", ["prompt", "prompt_name", "instruction"])
+@pytest.mark.parametrize("value", [3, b"query", ["query"], {"a": 1}, True, np.array("query"), "\ud83d"], ids=ascii)
+def test_prompt_that_is_no_text_is_refused(option: str, value: object):
+    """Another type, or a lone surrogate: the message names the argument in one line."""
+    with pytest.raises(PromptError, match=f"^{option}=.*(a str is needed|lone surrogate)") as caught:
+        pick(**{option: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_prompt_of_numpy_is_a_text():
+    """np.str_ is a str."""
+    assert pick(prompt=np.str_("é: ")) == "é: "
+    assert pick(prompt_name=np.str_("query")) == PROMPTS["query"]
+
+
+def test_prompts_are_names_and_texts():
+    """A mapping of str to str is copied; anything else is refused."""
+    given = {"query": "é 한 😉: "}
+    assert checked_prompts(given, "query") == given and checked_prompts(given, None) is not given
+    for prompts, name in ((["query"], None), ({"query": 1}, None), ({1: "a"}, None), ({"a": "\ud83d"}, None), ({}, 5)):
+        with pytest.raises(PromptError):
+            checked_prompts(prompts, name)

@@ -1,6 +1,7 @@
 """Convert a Hugging Face checkpoint to a GGUF file."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,10 @@ def convert_checkpoint(
 
 def _name_of(checkpoint: str | Path, revision: str | None) -> tuple[str, str]:
     """Return the model's name, and its repository or ""."""
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise CheckpointError(
+            f"checkpoint={checkpoint!r}; the folder of a checkpoint, or a repository (owner/name), is needed."
+        )
     folder = Path(checkpoint)
     if folder.is_dir():
         if revision is not None:

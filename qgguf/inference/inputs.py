@@ -1,6 +1,6 @@
 """Validate, de-duplicate and window the input texts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +20,43 @@ def as_list(texts: str | Iterable[str]) -> list[str]:
     >>> as_list("é")
     ['é']
     """
-    if isinstance(texts, str):
-        texts = [texts]
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise TextError(f"Texts must be a str or a list of str, not {type(texts).__name__}.")
-    listed = list(texts)
+    listed = [texts] if isinstance(texts, str) else _listed(texts)
     for index, text in enumerate(listed):
         if not isinstance(text, str):
             raise TextError(f"Text {index} is {type(text).__name__}, not str.")
         if not text.isascii():
             _check_surrogates(index, text)
     return listed
+
+
+def one_text(text: str) -> str:
+    """Return one text that has a UTF-8 form.
+
+    raises  TextError: not a str, or a lone surrogate in it
+    """
+    if not isinstance(text, str):
+        raise TextError(f"One text is needed, a str; this is {type(text).__name__}.")
+    return as_list(text)[0]
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    """Return the items of a sequence, a generator, an array or a column of a table; refuse what is not one of texts.
+
+    A table or an array of two axes would be read by its columns or rows, a mapping by its keys.
+    """
+    kind = type(texts).__name__
+    shape = getattr(texts, "shape", None)
+    if isinstance(shape, tuple) and len(shape) != 1:
+        raise TextError(f"Texts must be a str or a list of str; this {kind} has {len(shape)} axes, 1 is needed.")
+    if isinstance(texts, Mapping):
+        raise TextError(f"Texts must be a str or a list of str, not {kind}. Give its texts: list(texts.values())")
+    if isinstance(texts, set | frozenset):
+        raise TextError(
+            f"Texts must be a str or a list of str; a {kind} has no order for the vectors. Sort it: sorted(texts)"
+        )
+    if isinstance(texts, bytes | bytearray | memoryview) or not isinstance(texts, Iterable):
+        raise TextError(f"Texts must be a str or a list of str, not {kind}.")
+    return list(texts)
 
 
 def _check_surrogates(index: int, text: str) -> None:

@@ -16,7 +16,7 @@ class EncodeOptions:
     truncate_dim: int | None
     normalize_embeddings: bool
     precision: str
-    show_progress_bar: bool
+    show_progress_bar: bool | None
     truncate: str | None
 
     @property

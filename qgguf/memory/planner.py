@@ -33,7 +33,7 @@ from itertools import product
 
 from qgguf.errors import BudgetError, OptionError
 from qgguf.memory.compute_buffer import GraphShape, compute_buffer_bytes
-from qgguf.option_values import LEAST_MAX_TOKENS
+from qgguf.option_values import LEAST_MAX_TOKENS, whole_number
 from qgguf.units import in_gigabytes
 
 KV_TYPES: Mapping[str, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
@@ -252,6 +252,18 @@ class PlanRequest:
     threads: int = 1
     repacked: frozenset[str] = REPACKED
     gpu_context_bytes: int = GPU_CONTEXT_BYTES
+
+    def __post_init__(self) -> None:
+        """Convert numpy's integers, whose products overflow.
+
+        raises  OptionError: no whole number
+        """
+        for name in ("vram", "ram", "max_tokens", "threads", "gpu_context_bytes"):
+            value = getattr(self, name)
+            number = whole_number(value)
+            if number is None and value is not None:
+                raise OptionError(f"{name}={value!r}; a whole number is needed.")
+            object.__setattr__(self, name, number)
 
 
 # What is needed

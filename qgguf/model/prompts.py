@@ -37,6 +37,33 @@ def with_instruction(template: str, instruction: str) -> str:
     return template.replace("{instruction}", instruction)
 
 
+def checked_prompts(prompts: Mapping[str, str], default_name: str | None) -> dict[str, str]:
+    """Return a caller's prompts as a dict of str to str.
+
+    raises  PromptError: no mapping, or something else than str in it; a default name that is no str
+    """
+    if not isinstance(prompts, Mapping):
+        raise PromptError(f"prompts={prompts!r}; a dict of names and texts is needed, such as {{'query': 'query: '}}.")
+    for name, text in prompts.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise PromptError(f"prompts has {name!r}: {text!r}; names and texts are str. Use '' for no text.")
+        _check_text(f"prompts[{name!r}]", text)
+    if default_name is not None:
+        _check_text("default_prompt_name", default_name)
+    return dict(prompts)
+
+
+def _check_text(option: str, value: object) -> None:
+    """Refuse what is not a str, or has no UTF-8 form.
+
+    raises  PromptError
+    """
+    if not isinstance(value, str):
+        raise PromptError(f"{option}={value!r} is {type(value).__name__}; a str is needed.")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise PromptError(f"{option}={value!r} holds a lone surrogate, which is not a character. Replace it.")
+
+
 def choose_prompt(
     prompts: Mapping[str, str],
     template: str | None,
@@ -52,9 +79,12 @@ def choose_prompt(
     prompt_name   a key of `prompts`
     instruction   filled into `template`
     default_name  used when none of the three is given; None for no prompt
-    raises        PromptError: unknown name, two of the three given, an instruction without a template
+    raises        PromptError: unknown name, no str, two of the three given, an instruction without a template
     """
     options = {"prompt": prompt, "prompt_name": prompt_name, "instruction": instruction}
+    for option, value in options.items():
+        if value is not None:
+            _check_text(option, value)
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise PromptError(f"{' and '.join(given)} were both given; a text takes one prompt. Leave all but one out.")
