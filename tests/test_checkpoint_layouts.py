@@ -1,6 +1,7 @@
 """Checkpoints as older and newer programs save them: read as they are, or refused with advice that works."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -287,6 +288,28 @@ def test_lfs_pointer_in_a_checkpoint_is_named(name: str, bert: Path):
     assert f"{bert / name} is a git-lfs pointer" in message and message.endswith("git lfs install && git lfs pull")
     (bert / name).write_bytes(whole)
     assert converted(bert).exists()
+
+
+@pytest.mark.skipif(not shutil.which("git-lfs") or os.name == "nt", reason="git-lfs is not installed")
+def test_commands_for_a_pointer_fetch_the_file(bert: Path, tmp_path: Path):
+    """A clone that was made without git-lfs has pointers; the commands of the message make it a checkpoint."""
+    (tmp_path / "home").mkdir()
+    settings = {"HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": str(tmp_path / "home"), "GIT_CONFIG_NOSYSTEM": "1"}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | settings
+
+    def shell(command: str, folder: Path) -> None:
+        subprocess.run(command, shell=True, cwd=folder, env=environment, check=True, capture_output=True)
+
+    author = "git -c user.name=é -c user.email=a@b.c"
+    shell("git init -q && git lfs install --local && git lfs track '*.safetensors' tokenizer.json", bert)
+    shell(f"git add . && {author} commit -qm 한", bert)
+    shell("git clone -q model clone", tmp_path)
+    clone = tmp_path / "clone"
+    assert (clone / "model.safetensors").read_bytes().startswith(POINTER[:40])
+    command = re.search(r"Run in that folder: (.*)", refusal(clone))
+    assert command
+    shell(command[1], clone)
+    assert converted(clone).read_bytes()[:4] == b"GGUF"
 
 
 def test_lfs_pointer_of_a_shard_is_named(tmp_path: Path):

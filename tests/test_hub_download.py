@@ -207,6 +207,62 @@ def test_private_repository_needs_the_token(tmp_path: Path, hub: Hub):
     assert "answer" in ask_hub(FETCH, tmp_path, hub.url, HF_TOKEN="hf_right")
 
 
+EXPIRED = "hf_expired"
+REQUESTS = {
+    "pull": "hub.pull('me/m:Q8_0')",
+    "embedder": "__import__('qgguf').Embedder('me/m:Q8_0')",
+    "pinned": "hub.resolve('qwen3-embedding-4b')",
+    "convert": "__import__('qgguf').convert_checkpoint('me/m')",
+    "plan": "hub.locate('me/m:Q8_0')",
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_expired_token_is_named_for_a_public_repository(request_: str, tmp_path: Path, hub: Hub):
+    """The message names the variable, does not contain the token, and its advice works: without it there is no 401."""
+    hub.expired_tokens.add(EXPIRED)
+    answer = ask_hub(REQUESTS[request_], tmp_path, hub.url, HF_TOKEN=EXPIRED)
+    assert answer["error"] == "ModelNotFoundError" and answer["stderr"] == ""
+    message = answer["message"]
+    assert "refused the token in HF_TOKEN (401): it may have expired. Unset HF_TOKEN" in message
+    assert "private" not in message and EXPIRED not in message and "\n" not in message
+    again = ask_hub(REQUESTS[request_], tmp_path, hub.url)
+    assert "refused the token" not in again.get("message", "")
+    if request_ == "pull":
+        assert Path(again["answer"]).read_bytes() == MODEL
+
+
+@pytest.mark.parametrize("source", ["HUGGING_FACE_HUB_TOKEN", "file"])
+def test_source_of_the_expired_token_is_named(source: str, tmp_path: Path, hub: Hub):
+    """It is another variable, or the file that a login writes."""
+    hub.expired_tokens.add(EXPIRED)
+    settings = {} if source == "file" else {source: f" {EXPIRED}\n"}
+    if source == "file":
+        (tmp_path / "token").write_text(EXPIRED + "\n")
+    message = ask_hub(FETCH, tmp_path, hub.url, **settings)["message"]
+    if source == "file":
+        assert f"refused the token in {tmp_path / 'token'} (401)" in message and "hf auth logout" in message
+        (tmp_path / "token").unlink()
+        assert "answer" in ask_hub(FETCH, tmp_path, hub.url)
+    else:
+        assert f"Unset {source}" in message
+
+
+def test_variable_wins_over_the_file_of_a_login(tmp_path: Path, hub: Hub):
+    """HF_TOKEN is what is sent, so it is what the message names."""
+    hub.expired_tokens.add(EXPIRED)
+    (tmp_path / "token").write_text("hf_other")
+    assert "token in HF_TOKEN" in ask_hub(FETCH, tmp_path, hub.url, HF_TOKEN=EXPIRED)["message"]
+    hub.expired_tokens = {"hf_other"}
+    assert f"token in {tmp_path / 'token'}" in ask_hub(FETCH, tmp_path, hub.url)["message"]
+
+
+def test_gated_repository_is_no_matter_of_an_expired_token(tmp_path: Path, hub: Hub):
+    """The token is valid and may not read the repository: access is to be requested."""
+    hub.repos["me/m"].token, hub.repos["me/m"].gated = "hf_right", True
+    assert "request access" in ask_hub(FETCH, tmp_path, hub.url, HF_TOKEN="hf_mine")["message"]
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [

@@ -1,11 +1,12 @@
 """Errors of huggingface-hub and of the network, translated into one line with the next step."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qgguf.errors import ModelNotFoundError, QgError
 from qgguf.hub.settings import hub_settings
@@ -16,6 +17,9 @@ _Result = TypeVar("_Result")
 # Limit for all addresses of the hub together. Behind a firewall that drops packets, or with a name server that does not
 # answer, each address would take its own timeout.
 FIRST_ANSWER_SECONDS = 12.0
+
+# As huggingface-hub reads them, in this order; then the file that its login writes.
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 _WITHOUT_NETWORK = "or name a GGUF file on this disk (-m FILE)"
 
@@ -104,6 +108,8 @@ def _explain_status(status: int, error: BaseException, resource: str, hub: str) 
         return f"{resource}: {hub} has the repository, but not this revision. See the repository's commits on its page."
     if code == "EntryNotFound":
         return f"{resource}: {hub} has the repository, but not this file. See the repository's files on its page."
+    if status == 401 and code != "GatedRepo" and (source := _source_of_token(error)) is not None:
+        return _explain_refused_token(resource, hub, source)
     if status in (401, 403) or code == "GatedRepo":
         return (
             f"{resource}: {hub} refused ({status}): the repository is private or gated, or does not exist. "
@@ -121,6 +127,47 @@ def _explain_status(status: int, error: BaseException, resource: str, hub: str) 
             f"{_WITHOUT_NETWORK}."
         )
     return f"{resource}: {hub} answered {status}. Check the name and HF_ENDPOINT."
+
+
+def _explain_refused_token(resource: str, hub: str, source: str) -> str:
+    """Return the message for a hub that does not accept the token; it answers so for public repositories too.
+
+    source  the environment variable or the file that the token is from; "" where it is from elsewhere
+    """
+    if source in _TOKEN_VARIABLES:
+        remedy = f"Unset {source}, which is enough for a public repository, or set it to a new token."
+    elif source:
+        remedy = "Log in again (hf auth login), or log out (hf auth logout), which is enough for a public repository."
+    else:
+        remedy = "Log in again (hf auth login), or set HF_TOKEN to a new token."
+    name = f" in {source}" if source else ""
+    return f"{resource}: {hub} refused the token{name} (401): it may have expired. {remedy}"
+
+
+def _source_of_token(error: BaseException) -> str | None:
+    """Return the variable or the file of the token that the refused request had, "" for another one; None for none."""
+    try:
+        response: Any = getattr(error, "response", None)
+        sent: str = response.request.headers.get("Authorization", "")
+    except (AttributeError, RuntimeError):  # httpx raises the second for a response without a request
+        return None
+    token = sent.removeprefix("Bearer ")
+    if not token:
+        return None
+    for name in _TOKEN_VARIABLES:
+        if _clean(os.environ.get(name, "")) == token:
+            return name
+    path = str(hub_settings().HF_TOKEN_PATH)
+    try:
+        is_from_file = _clean(Path(path).read_text(encoding="utf-8", errors="replace")) == token
+    except OSError:
+        is_from_file = False
+    return path if is_from_file else ""
+
+
+def _clean(token: str) -> str:
+    """Return a token as huggingface-hub sends it."""
+    return token.replace("\r", "").replace("\n", "").strip()
 
 
 def _first_line(error: BaseException) -> str:

@@ -37,6 +37,7 @@ class Hub:
     wrong_content       file name -> bytes that are sent instead of those that the checksum is of
     sizes               file name -> size in the file list
     ignores_range       send the whole file with status 200 to a range request
+    expired_tokens      a request with one of these is refused, also for a public repository, as by the real hub
     storage             URL of another hub to which requests for files are redirected, as the real hub does
     """
 
@@ -48,6 +49,7 @@ class Hub:
     wrong_content: dict[str, bytes] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     ignores_range: bool = False
+    expired_tokens: set[str] = field(default_factory=set)
     storage: str = ""
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
@@ -85,6 +87,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub.tokens.append(self.headers.get("Authorization", ""))
         if hub.status:
             return self._refuse(hub.status, "")
+        if self.headers.get("Authorization", "").removeprefix("Bearer ") in hub.expired_tokens:
+            message = "Invalid credentials in Authorization header"
+            return self._send(401, b'{"error": "%s"}' % message.encode(), {"X-Error-Message": message})
         if path.startswith("/api/models/"):
             return self._model_info(path.removeprefix("/api/models/"))
         repo_name, _, rest = path.lstrip("/").partition("/resolve/")
