@@ -5,7 +5,7 @@ The checkpoints are made here, bit for bit as scripts/make_family_vectors.py mad
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from qgguf import Embedder
 from tests.support.comparing import cosines
 from tests.support.family_checkpoints import FAMILIES, MAX_TOKENS, TEXTS, FamilyCheckpoint
 from tests.support.texts import GOLDEN, QUERIES
+from tests.test_tokens import CONTEXTS, blocks, locale_texts, random_texts
 
 FOLDER = Path(__file__).parent / "golden"
 # llama.cpp's GELU is a table of 16-bit floats: vectors of length 1 differ by up to 0.0013 in one of 64 dims.
@@ -31,6 +32,11 @@ OTHER_IDS = {
     "modernbert-cls": "ModernBERT's texts are not brought to NFC",
     "modernbert-mean": "ModernBERT's texts are not brought to NFC",
     "distilbert": "added tokens of WordPiece are not found in texts",
+}
+_NEW_LETTERS = "llama.cpp's tables lack letters of newer Unicode"
+OTHER_IDS_OF_RANDOM_TEXTS = {
+    **{name: reason for name, reason in OTHER_IDS.items() if name != "distilbert"},
+    **dict.fromkeys(("roberta-mean", "roberta-cls", "llama-embed", "eurobert"), _NEW_LETTERS),
 }
 
 
@@ -107,14 +113,32 @@ def test_ids_equal_those_that_transformers_computed_with(opened: Opened):
     assert ids == dict(zip(texts, opened.ids, strict=True))
 
 
+def differing(opened: Opened, texts: Iterable[str]) -> list[str]:
+    """The texts whose ids are not those of the installed tokenizers package."""
+    reference = opened.family.reference(cut=False)
+    return [text for text in texts if opened.model.token_ids(text) != reference.encode(text).ids]
+
+
 @every_family(OTHER_IDS)
 def test_ids_equal_the_installed_tokenizers(opened: Opened):
-    """Every golden text and query, whole and line by line, has the ids that the installed tokenizers package gives."""
-    reference = opened.family.reference(cut=False)
+    """Every golden text and query has Hugging Face's ids, whole and line by line."""
     whole = [*GOLDEN.values(), *QUERIES.values(), *TEXTS.values()]
-    texts = list(dict.fromkeys([*whole, *(line for text in whole for line in text.splitlines())]))
-    others = [text for text in texts if opened.model.token_ids(text) != reference.encode(text).ids]
-    assert not others
+    assert not differing(opened, dict.fromkeys([*whole, *(line for text in whole for line in text.splitlines())]))
+
+
+@every_family(OTHER_IDS_OF_RANDOM_TEXTS)
+def test_ids_of_all_locales_and_of_random_texts_equal_the_installed_tokenizers(opened: Opened):
+    """Texts of at least 119 locales, and a thousand of random characters, have Hugging Face's ids."""
+    of_locales = [text[:400] for text in locale_texts().values() if len(text) > 1000]
+    assert len(of_locales) >= 119
+    assert not differing(opened, [*of_locales, *random_texts(3, 1000)])
+
+
+@pytest.mark.slow
+@every_family(OTHER_IDS_OF_RANDOM_TEXTS)
+def test_ids_of_every_code_point_equal_the_installed_tokenizers(opened: Opened):
+    """Every code point of Unicode, in several contexts, has Hugging Face's ids."""
+    assert not differing(opened, (text for around in CONTEXTS for text in blocks(around)))
 
 
 @every_family(OTHER_IDS)

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.support.checkpoints import small_tokenizer_json
 from tests.support.texts import CODE, LANGUAGES, SIGNS
 
@@ -73,7 +75,7 @@ def characters() -> tuple[str, ...]:
 
     One in 17 of the texts' own is left out, so that texts have unknown ones.
     """
-    of_pieces = set("".join(pieces()))
+    of_pieces = set("".join(pieces())) - {SPACE}
     text = "".join([*LANGUAGES.values(), *CODE.values(), *SIGNS.values(), "é한😉"])
     forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC")]
     found = sorted({*"".join([*forms, *(form.lower() for form in forms)]), *of_pieces})
@@ -142,9 +144,9 @@ def wordpiece(*, lowercase: bool, user_tokens: Iterable[str] = ()) -> Json:
 def unigram() -> Json:
     """XLM-RoBERTa's kind: <s> text </s>."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
-    words = [(piece, -round(3 + math.log(rank + 2), 6)) for rank, piece in enumerate(pieces())]
+    words = [(piece, _float32(-3 - math.log(rank + 2))) for rank, piece in enumerate(pieces())]
     known = dict.fromkeys([SPACE, *characters()])
-    alone = [(char, -round(12 + rank / 1000, 6)) for rank, char in enumerate(known) if len(char) == 1]
+    alone = [(char, _float32(-12 - rank / 1024)) for rank, char in enumerate(known)]
     scored = dict([*((token, 0.0) for token in special), *words, *alone, ("<mask>", 0.0)])
     ids = {token: number for number, token in enumerate(scored)}
     model = {"type": "Unigram", "unk_id": ids["<unk>"], "vocab": [list(item) for item in scored.items()]}
@@ -158,6 +160,11 @@ def unigram() -> Json:
         post_processor=template("<s>", "</s>", ids),
         decoder=metaspace,
     )
+
+
+def _float32(score: float) -> float:
+    """A score that a GGUF file can hold, as those of sentencepiece are; rounded first, for other libraries of maths."""
+    return float(np.float32(round(score, 6)))
 
 
 def charsmap_of_sentencepiece() -> bytes:
@@ -329,11 +336,16 @@ def for_plain_text(tokenizer: Json) -> Json:
     """The same tokenizer.json, whose model cannot make a special token out of text that spells it.
 
     `encode_special_tokens` does not look for special tokens in a text, but Unigram still finds them in its vocabulary.
+    Special is also what llama.cpp's converter takes for it, whatever the checkpoint says.
     """
+    added_tokens = [
+        token | {"special": token["special"] or _looks_special(token["content"])} for token in tokenizer["added_tokens"]
+    ]
+    tokenizer = tokenizer | {"added_tokens": added_tokens}
     vocabulary = tokenizer["model"]["vocab"]
     if not isinstance(vocabulary, list):
         return tokenizer
-    special = {token["content"] for token in tokenizer["added_tokens"] if token["special"]}
+    special = {token["content"] for token in added_tokens if token["special"]}
     # No text has a private character before a token's name.
     hidden = [["\ue000" + token if token in special else token, score] for token, score in vocabulary]
     return tokenizer | {"model": tokenizer["model"] | {"vocab": hidden}}
