@@ -77,6 +77,17 @@ def test_transformer_in_a_subfolder_is_read(written: str, bert: Path):
     assert converted(bert, "old").read_bytes() == plain
 
 
+def test_module_of_the_first_releases_is_a_transformer(bert: Path):
+    """They named the Transformer "BERT", in "0_BERT"."""
+    plain = converted(bert, "plain").read_bytes()
+    into_old_layout(bert).joinpath("0_Transformer").rename(bert / "0_BERT")
+    edit(
+        bert / "modules.json",
+        lambda modules: modules[0].update(path="0_BERT", type="sentence_transformers.models.BERT"),
+    )
+    assert converted(bert, "old").read_bytes() == plain
+
+
 def test_missing_subfolder_is_named(bert: Path):
     """modules.json names a folder that is not there."""
     edit(bert / "modules.json", lambda modules: modules[0].update(path="0_BERT"))
@@ -226,6 +237,22 @@ def test_lines_of_vocab_txt_are_those_of_python(tmp_path: Path):
     [
         (lambda folder: (folder / "vocab.txt").unlink(), r"no tokenizer\.json and no vocab\.txt\. Give a complete"),
         (lambda folder: (folder / "vocab.txt").rename(folder / "vocab.json"), r"AutoTokenizer\.from_pretrained"),
+        (
+            lambda folder: (folder / "vocab.txt").rename(folder / "spiece.model"),
+            "spiece.model, of SentencePiece.*GGUF file",
+        ),
+        (
+            lambda folder: edit(folder / "config.json", lambda c: c.update(tokenizer_class="BertJapaneseTokenizer")),
+            "Jap",
+        ),
+        (
+            lambda folder: edit(folder / "tokenizer_config.json", lambda c: c.update(tokenizer_class="KoBert")),
+            "'KoBert'",
+        ),
+        (
+            lambda folder: (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n▁é\n한\n", encoding="utf-8"),
+            "vocabulary of SentencePiece",
+        ),
         (lambda folder: (folder / "vocab.txt").write_bytes(b"\xff\xfe"), "not UTF-8"),
         (lambda folder: (folder / "vocab.txt").write_bytes(b""), r"lacks the token '\[UNK\]'"),
         (lambda folder: (folder / "vocab.txt").write_bytes(POINTER), "git-lfs pointer"),
@@ -362,4 +389,16 @@ def test_pickled_weights_on_the_hub_get_all_commands(extra: dict[str, bytes], be
         answer = ask_hub("__import__('qgguf').convert_checkpoint('me/m')", tmp_path, hub.url)
         assert hub.sent_bytes == 0
     assert answer["error"] == "ModelNotFoundError" and "pickled weights only" in answer["message"]
-    assert re.search(r'hf download me/m --local-dir m\..*python -c ".*"\. Then: qgguf convert m$', answer["message"])
+    expected = r'hf download me/m --local-dir m\. In m, with .*python -c ".*"\. Then: qgguf convert m$'
+    assert re.search(expected, answer["message"])
+
+
+def test_pickled_weights_of_the_old_layout_are_saved_in_their_folder(bert: Path, tmp_path: Path):
+    """The command is to be run where the weights are, on the hub as on the disk."""
+    (bert / "model.safetensors").rename(bert / "pytorch_model.bin")
+    into_old_layout(bert)
+    assert refusal(bert).startswith(f"{bert / '0_Transformer'} has no model.safetensors.")
+    with serve() as hub:
+        hub.repos["me/m"] = Repo(files_of(bert))
+        answer = ask_hub("__import__('qgguf').convert_checkpoint('me/m')", tmp_path, hub.url)
+    assert "--local-dir m. In m/0_Transformer, with torch" in answer["message"]

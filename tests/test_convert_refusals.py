@@ -220,6 +220,10 @@ TOKENIZER_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda t: t.update(model={"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["▁é", -1.5]]}),
         "'Unigram' tokenizer.*cannot be converted.*GGUF file",
     ),
+    "Unigram without type": (
+        lambda t: t.update(model={"unk_id": 0, "vocab": [["<unk>", 0.0], ["▁é", -1.5]]}),
+        "'Unigram' tokenizer.*cannot be converted.*GGUF file",
+    ),
     "post-processor": (lambda t: t.update(post_processor={"type": "RobertaProcessing"}), "'RobertaProcessing'"),
     "surrogate": (lambda t: t["model"]["vocab"].update({"\ud83d": t["model"]["vocab"].pop("!")}), "surrogate"),
 }

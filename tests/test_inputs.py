@@ -1,5 +1,6 @@
 """Texts that callers give: checked, without duplicates, in windows."""
 
+from collections import UserDict, UserString
 from unittest.mock import patch
 
 import numpy as np
@@ -76,10 +77,18 @@ class Column:
         return iter(self.items)
 
 
+class Rows:
+    """A sequence by the older protocol: __getitem__ alone."""
+
+    def __getitem__(self, index: int) -> str:
+        return ["é", "한"][index]
+
+
 @pytest.mark.parametrize(
     "texts",
     [
         ["é", "한"],
+        Rows(),
         ("é", "한"),
         (text for text in ("é", "한")),
         np.array(["é", "한"]),
@@ -108,6 +117,9 @@ def test_texts_in_any_order_keeping_form_are_read(texts: object):
         ({"é", "한"}, "no order.*sorted"),
         (frozenset(), "no order"),
         (b"abc", "not bytes"),
+        (UserString("abc"), "Text 0 is UserString"),
+        (UserDict(text="é"), "not UserDict"),
+        (range(2), "Text 0 is int"),
         (bytearray(b"abc"), "not bytearray"),
         (memoryview(b"abc"), "memoryview"),
         (None, "not NoneType"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from qgguf.convert.safetensors import StoredTensor, read_tensors
 from qgguf.errors import CheckpointError
-from qgguf.hub.snapshot import SAVE_AS_SAFETENSORS
+from qgguf.hub.snapshot import save_as_safetensors
 from qgguf.lfs_pointer import is_lfs_pointer, pointer_message
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -141,7 +141,9 @@ class Checkpoint:
         for path in pickled:
             _refuse_pointer(path, path.read_bytes() if path.stat().st_size < 4096 else b"")
         if pickled:
-            return f"It has pickled weights (pytorch_model.bin), which are not read. {SAVE_AS_SAFETENSORS}"
+            return (
+                f"It has pickled weights (pytorch_model.bin), which are not read. {save_as_safetensors('that folder')}"
+            )
         return "Give a complete Hugging Face checkpoint folder."
 
 

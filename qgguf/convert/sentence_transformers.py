@@ -89,7 +89,10 @@ def _modules(checkpoint: Checkpoint) -> list[tuple[str, str]] | None:
         parts = path.split("/")
         if set(path) & set("\\:\0") or ".." in parts or path.startswith("/"):
             raise CheckpointError(f"modules.json points out of its folder: {path!r}. Download the checkpoint again.")
-        found.append((kind.rsplit(".", 1)[-1], "/".join(part for part in parts if part not in ("", "."))))
+        name = kind.rsplit(".", 1)[-1]
+        # The first releases had a separate module for each kind of Transformer.
+        name = "Transformer" if name == "BERT" else name
+        found.append((name, "/".join(part for part in parts if part not in ("", "."))))
     return found
 
 

@@ -6,7 +6,7 @@ from qgguf.convert.architectures.table import size
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.convert.pretokenizer import bpe_pre_tokenizer, wordpiece_pre_tokenizer
 from qgguf.convert.special_tokens import ADD_KEYS, ID_KEYS, token_roles
-from qgguf.convert.vocab_file import read_tokenizer
+from qgguf.convert.vocab_file import USE_ANOTHER_FILE, read_tokenizer
 from qgguf.errors import CheckpointError
 from qgguf.gguf_format import keys
 from qgguf.gguf_format.keys import CONTROL, NORMAL, UNUSED, USER_DEFINED
@@ -57,11 +57,11 @@ def _read(checkpoint: Checkpoint, kind: str) -> dict[str, Any]:
     model = tokenizer.get("model")
     # The first tokenizer.json files do not name their model's type; only a BPE has merges.
     inferred = "BPE" if isinstance(model, dict) and "merges" in model else "WordPiece"
-    if isinstance(model, dict) and model.get("type") == "Unigram":
+    if isinstance(model, dict) and _is_unigram(model):
         raise CheckpointError(
             f"{checkpoint.folder / 'tokenizer.json'} is a 'Unigram' tokenizer (SentencePiece), as XLM-RoBERTa has it; "
             f"checkpoints with it cannot be converted, only those with {_MODELS[kind]}. "
-            "A GGUF file of the model that others made can be used: qgguf pull OWNER/REPOSITORY"
+            f"{USE_ANOTHER_FILE}"
         )
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         raise CheckpointError(f"{checkpoint.folder / 'tokenizer.json'} has no vocabulary. Download it again.")
@@ -72,6 +72,11 @@ def _read(checkpoint: Checkpoint, kind: str) -> dict[str, Any]:
             "Use the original model's tokenizer.json."
         )
     return tokenizer
+
+
+def _is_unigram(model: dict[str, Any]) -> bool:
+    """Return whether it is a Unigram model; the first tokenizer.json files do not name the type."""
+    return model.get("type", "Unigram" if isinstance(model.get("vocab"), list) else None) == "Unigram"
 
 
 def _added_tokens(tokenizer: dict[str, Any]) -> dict[int, dict[str, Any]]:

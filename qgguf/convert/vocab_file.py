@@ -6,11 +6,20 @@ from typing import Any
 from qgguf.convert.checkpoint import Checkpoint
 from qgguf.errors import CheckpointError
 
+USE_ANOTHER_FILE = "A GGUF file of the model that others made can be used: qgguf pull OWNER/REPOSITORY"
+"""The way out for a tokenizer that the runtime has and the converter has not."""
+
+_CONTINUES = re.compile("##.")
 # The defaults of BERT's tokenizer in transformers.
 _SPECIAL_TOKENS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
-_OTHER_FILES = ("vocab.json", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
+_TOKENIZER_CLASSES = {
+    name + suffix
+    for name in ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "SqueezeBert")
+    for suffix in ("Tokenizer", "TokenizerFast")
+}
+_SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 _SAVE_TOKENIZER = (
-    "In that folder, with transformers and sentencepiece installed, run: "
+    "In that folder, with transformers installed, run: "
     "python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('.').save_pretrained('.')\""
 )
 
@@ -24,10 +33,34 @@ def read_tokenizer(checkpoint: Checkpoint) -> dict[str, Any]:
         return checkpoint.json("tokenizer.json")
     lines = checkpoint.lines("vocab.txt")
     if lines is None:
-        has_other = any((checkpoint.folder / name).is_file() for name in _OTHER_FILES)
-        step = _SAVE_TOKENIZER if has_other else "Give a complete Hugging Face checkpoint folder."
-        raise CheckpointError(f"{checkpoint.folder} has no tokenizer.json and no vocab.txt. {step}")
+        raise _no_tokenizer(checkpoint)
     return _bert_tokenizer(checkpoint, {token: number for number, token in enumerate(lines)})
+
+
+def _no_tokenizer(checkpoint: Checkpoint) -> CheckpointError:
+    step = "Give a complete Hugging Face checkpoint folder."
+    if (checkpoint.folder / "vocab.json").is_file():
+        step = _SAVE_TOKENIZER
+    for name in _SENTENCEPIECE_FILES:
+        if (checkpoint.folder / name).is_file():
+            step = f"Its tokenizer is {name}, of SentencePiece, which cannot be converted. {USE_ANOTHER_FILE}"
+    return CheckpointError(f"{checkpoint.folder} has no tokenizer.json and no vocab.txt. {step}")
+
+
+def _check_is_bert(checkpoint: Checkpoint, config: dict[str, Any], vocabulary: dict[str, int]) -> None:
+    """Refuse a vocab.txt of another tokenizer than BERT's, such as those that split Japanese or Korean words first."""
+    for name, declared in (("tokenizer_config.json", config), ("config.json", checkpoint.json("config.json"))):
+        kind = declared.get("tokenizer_class")
+        if kind is not None and str(kind) not in _TOKENIZER_CLASSES:
+            raise CheckpointError(
+                f"{checkpoint.folder} has vocab.txt without tokenizer.json, and {name} has tokenizer_class {kind!r}, "
+                "which does not split words as BERT does. This checkpoint cannot be converted."
+            )
+    if any(token.startswith("\u2581") for token in vocabulary) and not any(map(_CONTINUES.match, vocabulary)):
+        raise CheckpointError(
+            f"{checkpoint.folder / 'vocab.txt'} is a vocabulary of SentencePiece: words begin with \u2581, and none "
+            f"continues with ##. It cannot be converted. {USE_ANOTHER_FILE}"
+        )
 
 
 def _bert_tokenizer(checkpoint: Checkpoint, vocabulary: dict[str, int]) -> dict[str, Any]:
@@ -38,6 +71,7 @@ def _bert_tokenizer(checkpoint: Checkpoint, vocabulary: dict[str, int]) -> dict[
             f"{checkpoint.folder} has vocab.txt without tokenizer.json, and sets do_basic_tokenize or never_split in "
             "tokenizer_config.json, which only transformers 4 can do. This checkpoint cannot be converted."
         )
+    _check_is_bert(checkpoint, config, vocabulary)
     special = _special_tokens(checkpoint, config)
     added = _added_tokens(checkpoint, config, vocabulary, special)
     ids = vocabulary | {token["content"]: token["id"] for token in added}

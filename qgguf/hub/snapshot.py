@@ -1,7 +1,7 @@
 """Downloads of Hugging Face checkpoints: those of their files that a conversion reads."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from qgguf.errors import ModelNotFoundError
 from qgguf.hub.cache_layout import cache_folder, record_revision, repo_folder
@@ -15,12 +15,6 @@ from qgguf.types import Progress
 # The files that a conversion reads; many repositories also have the same weights in other formats.
 _CHECKPOINT_NAMES = {"README.md", "vocab.txt", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model"}
 _CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".jinja"}
-SAVE_AS_SAFETENSORS = (
-    "In that folder, with torch and transformers installed, run: "
-    "python -c \"from transformers import AutoModel; AutoModel.from_pretrained('.').save_pretrained('.')\""
-)
-"""How a checkpoint with pickled weights gets model.safetensors."""
-
 # A module of sentence-transformers other than the first one, which is the Transformer.
 _LATER_MODULE = re.compile(r"[1-9]\d*_")
 # Folders of other formats; some have a config.json as well as gigabytes of weights.
@@ -49,11 +43,13 @@ def fetch_checkpoint(
     names = [file.name for file in files if not _LATER_MODULE.match(file.name)]
     files = [file for file in files if _is_part_of_checkpoint(file.name)]
     if not any(name.endswith(".safetensors") and _is_part_of_checkpoint(name) for name in names):
-        if any(Path(name).match("pytorch_model*.bin") for name in names):
+        pickled = [name for name in names if Path(name).match("pytorch_model*.bin") and not _is_other_format(name)]
+        if pickled:
             name = repo_id.rpartition("/")[2]
+            folder = str(PurePosixPath(name, pickled[0]).parent)
             raise ModelNotFoundError(
                 f"{repo_id} has pickled weights only (pytorch_model.bin), which are not read. "
-                f"Download it: hf download {repo_id} --local-dir {name}. {SAVE_AS_SAFETENSORS}. "
+                f"Download it: hf download {repo_id} --local-dir {name}. {save_as_safetensors(folder)}. "
                 f"Then: qgguf convert {name}"
             )
         raise ModelNotFoundError(
@@ -84,9 +80,23 @@ def _cached_checkpoint(repo: str, revision: str) -> tuple[Path, str]:
     return folder, commit
 
 
+def save_as_safetensors(folder: str) -> str:
+    """Return how a checkpoint with pickled weights gets model.safetensors.
+
+    folder  that of the weights
+    """
+    return (
+        f"In {folder}, with torch and transformers installed, run: "
+        "python -c \"from transformers import AutoModel; AutoModel.from_pretrained('.').save_pretrained('.')\""
+    )
+
+
+def _is_other_format(name: str) -> bool:
+    return bool({part.lower() for part in name.split("/")[:-1]} & _OTHER_FORMATS)
+
+
 def _is_part_of_checkpoint(name: str) -> bool:
-    folders = {part.lower() for part in name.split("/")[:-1]}
     file_name = name.rsplit("/", 1)[-1]
-    if folders & _OTHER_FORMATS or file_name.startswith("."):
+    if _is_other_format(name) or file_name.startswith("."):
         return False
     return file_name in _CHECKPOINT_NAMES or Path(file_name).suffix in _CHECKPOINT_SUFFIXES

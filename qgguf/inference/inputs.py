@@ -54,9 +54,14 @@ def _listed(texts: Iterable[str]) -> list[str]:
         raise TextError(
             f"Texts must be a str or a list of str; a {kind} has no order for the vectors. Sort it: sorted(texts)"
         )
-    if isinstance(texts, bytes | bytearray | memoryview) or not isinstance(texts, Iterable):
+    try:
+        # Not by collections.abc.Iterable: a sequence may have only __getitem__.
+        items = None if isinstance(texts, bytes | bytearray | memoryview) else iter(texts)
+    except TypeError:
+        items = None
+    if items is None:
         raise TextError(f"Texts must be a str or a list of str, not {kind}.")
-    return list(texts)
+    return list(items)
 
 
 def _check_surrogates(index: int, text: str) -> None:
