@@ -29,8 +29,10 @@ OTHER_IDS = {
     "xlm-roberta-cls": _SPACES,
     "xlm-roberta-mean": _GRAPHEMES,
     "multilingual-bert": _SPACES,
+    "jina-v3": _SPACES,
     "modernbert-cls": "ModernBERT's texts are not brought to NFC",
     "modernbert-mean": "ModernBERT's texts are not brought to NFC",
+    "modernbert-silu": "ModernBERT's texts are not brought to NFC",
     "distilbert": "added tokens of WordPiece are not found in texts",
 }
 _NEW_LETTERS = "llama.cpp's tables lack letters of newer Unicode"
@@ -78,7 +80,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         ends = np.cumsum(golden[name + ".lengths"].astype(int))[:-1]
         ids = [part.tolist() for part in np.split(golden[name + ".ids"], ends)]
         vectors = golden[name + ".vectors"]
-    with Embedder(path) as model:
+    with Embedder(path, **family.choices) as model:
         yield Opened(name, family, model, ids, vectors)
 
 

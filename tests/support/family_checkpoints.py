@@ -100,6 +100,7 @@ class FamilyCheckpoint:
     dense          Dense layers after the pooling, in order
     bidirectional  the model attends to all tokens, which its config.json does not say
     frameless      its tokenizer puts no token around a text
+    choices        arguments of Embedder: what a file of this family does not say
     """
 
     architecture: str
@@ -111,6 +112,7 @@ class FamilyCheckpoint:
     dense: tuple[Tensor, ...] = ()
     bidirectional: bool = False
     frameless: bool = False
+    choices: Mapping[str, str] = field(default_factory=dict)
     side_files: Mapping[str, Json] = field(default_factory=dict)
 
     @property
@@ -450,6 +452,50 @@ def _nomic_bert() -> FamilyCheckpoint:
     )
 
 
+def _jina_v3_layout(n_rows: int) -> Iterator[Tensor]:
+    yield embedding("embeddings.word_embeddings", "token_embd", n_rows)
+    yield embedding("embeddings.token_type_embeddings", "token_types", 1, 0.3)
+    yield norm("emb_ln", "token_embd_norm", DIMS)
+    yield bias("emb_ln", "token_embd_norm", DIMS)
+    for layer in range(LAYERS):
+        name, stored = f"encoder.layers.{layer}.", f"blk.{layer}."
+        for part, gguf_name, rows, columns, gain in (
+            ("mixer.Wqkv", "attn_qkv", 3 * DIMS, DIMS, 2.0),
+            ("mixer.out_proj", "attn_output", DIMS, DIMS, 2.0),
+            ("norm1", "attn_output_norm", DIMS, 0, 0.0),
+            ("mlp.fc1", "ffn_up", FFN, DIMS, 2.0),
+            ("mlp.fc2", "ffn_down", DIMS, FFN, 0.5),
+            ("norm2", "layer_output_norm", DIMS, 0, 0.0),
+        ):
+            own = stored + gguf_name
+            yield matrix(name + part, own, rows, columns, gain) if columns else norm(name + part, own, rows)
+            yield bias(name + part, own, rows)
+
+
+def _jina_v3() -> FamilyCheckpoint:
+    """The base, without its task adapters, which a GGUF file does not have."""
+    tokenizer = tokenizers.unigram()
+    n_rows = tokenizers.n_tokens(tokenizer)
+    vocabulary = _unigram_vocabulary(tokenizer, n_rows, from_sentencepiece=False)
+    vocabulary["tokenizer.ggml.token_type_count"] = 1
+    own = {
+        "attention.layer_norm_epsilon": 1e-5,
+        "attention.causal": False,
+        "pooling_type": _POOLINGS["mean"],
+        "rope.freq_base": 20_000.0,
+    }
+    config = _bert_config("jina_embeddings_v3", "JinaEmbeddingsV3Model", n_rows, pad_token_id=1, type_vocab_size=1)
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 20_000.0}
+    return FamilyCheckpoint(
+        architecture="jina-bert-v3",
+        config=config,
+        tokenizer=tokenizer,
+        pooling="mean",
+        layout=tuple(_jina_v3_layout(n_rows)),
+        metadata=_header("jina-bert-v3", "small jina-embeddings-v3", vocabulary, own),
+    )
+
+
 _MODERNBERT_LAYERS, _MODERNBERT_WINDOW = 5, 16
 
 
@@ -468,7 +514,7 @@ def _modernbert_layout(n_rows: int) -> Iterator[Tensor]:
     yield norm("final_norm", "output_norm", DIMS)
 
 
-def _modernbert(pooling: str) -> FamilyCheckpoint:
+def _modernbert(pooling: str, activation: str = "gelu") -> FamilyCheckpoint:
     tokenizer = tokenizers.modernbert()
     n_rows = tokenizers.n_tokens(tokenizer) + 3
     roles = {"bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
@@ -483,7 +529,7 @@ def _modernbert(pooling: str) -> FamilyCheckpoint:
         "rope.freq_base_swa": 10_000.0,
         "rope.scaling.type": "none",
         "vocab_size": n_rows,
-        "hidden_activation": "gelu",
+        "hidden_activation": activation,
     }
     ids = {token: number for number, token in enumerate(tokenizers.tokens_of(tokenizer))}
     config = {
@@ -497,7 +543,7 @@ def _modernbert(pooling: str) -> FamilyCheckpoint:
         "global_attn_every_n_layers": 3,
         "global_rope_theta": 160_000.0,
         "local_rope_theta": 10_000.0,
-        "hidden_activation": "gelu",
+        "hidden_activation": activation,
         "hidden_size": DIMS,
         "intermediate_size": FFN,
         "layer_norm_eps": 1e-5,
@@ -640,17 +686,21 @@ def _llama_embed() -> FamilyCheckpoint:
 _QWEN_ROLES = {"eos": "<|endoftext|>", "padding": "<|endoftext|>"}
 
 
-def _gte_qwen2() -> FamilyCheckpoint:
-    tokenizer = tokenizers.qwen2(end=True)
+def _qwen2(pooling: str, *, end: bool, bidirectional: bool = False) -> FamilyCheckpoint:
+    """gte-Qwen2, KaLM and others; files of the bidirectional ones mostly do not say so."""
+    tokenizer = tokenizers.qwen2(end=end)
     n_rows = tokenizers.n_tokens(tokenizer)
-    vocabulary = tokenizers.gguf_vocabulary(tokenizer, "gpt2", "qwen2", n_rows, _QWEN_ROLES) | _frame(False, True)
+    vocabulary = tokenizers.gguf_vocabulary(tokenizer, "gpt2", "qwen2", n_rows, _QWEN_ROLES) | _frame(False, end)
     return FamilyCheckpoint(
         architecture="qwen2",
         config=_decoder_config("qwen2", "Qwen2Model", n_rows),
         tokenizer=tokenizer,
-        pooling="last",
+        pooling=pooling,
         layout=tuple(_decoder_layout(n_rows, biases=True)),
-        metadata=_header("qwen2", "small Qwen2", vocabulary, _decoder_keys(pooling_type=_POOLINGS["last"])),
+        metadata=_header("qwen2", "small Qwen2", vocabulary, _decoder_keys(pooling_type=_POOLINGS[pooling])),
+        bidirectional=bidirectional,
+        frameless=not end,
+        choices={"attention": "bidirectional"} if bidirectional else {},
     )
 
 
@@ -780,6 +830,43 @@ def _embedding_gemma() -> FamilyCheckpoint:
     )
 
 
+def _gemma2_layout(n_rows: int) -> Iterator[Tensor]:
+    """Gemma 2's: EmbeddingGemma's without the norms of queries and keys, for as many layers as two windows need."""
+    for tensor in _gemma_layout(n_rows):
+        layer = tensor.name.split(".")[1]
+        if "q_norm" not in tensor.name and "k_norm" not in tensor.name and (layer == "weight" or int(layer) < LAYERS):
+            yield tensor
+
+
+def _bge_gemma2() -> FamilyCheckpoint:
+    """bge-multilingual-gemma2: qgguf knows nothing of its graph, and its file declares no pooling."""
+    tokenizer = tokenizers.gemma_sentencepiece()
+    n_rows = tokenizers.n_tokens(tokenizer)
+    roles = {"bos": "<bos>", "eos": "<eos>", "unknown": "<unk>", "padding": "<pad>"}
+    vocabulary = tokenizers.gguf_vocabulary(tokenizer, "llama", "default", n_rows, roles) | _frame(True, True)
+    own = _decoder_keys(
+        attention__sliding_window=_GEMMA_WINDOW, attn_logit_softcapping=50.0, final_logit_softcapping=30.0
+    )
+    config = _decoder_config(
+        "gemma2",
+        "Gemma2Model",
+        n_rows,
+        hidden_activation="gelu_pytorch_tanh",
+        query_pre_attn_scalar=HEAD_DIM,
+        sliding_window=_GEMMA_WINDOW,
+        pad_token_id=0,
+    )
+    return FamilyCheckpoint(
+        architecture="gemma2",
+        config=config,
+        tokenizer=tokenizer,
+        pooling="last",
+        layout=tuple(_gemma2_layout(n_rows)),
+        metadata=_header("gemma2", "small Gemma 2", vocabulary | {"tokenizer.ggml.add_space_prefix": False}, own),
+        choices={"pooling": "last"},
+    )
+
+
 FAMILIES: dict[str, Callable[[], FamilyCheckpoint]] = {
     "bert-cls": lambda: _bert("cls"),
     "bert-mean": lambda: _bert("mean"),
@@ -796,8 +883,13 @@ FAMILIES: dict[str, Callable[[], FamilyCheckpoint]] = {
     "embedding-gemma": _embedding_gemma,
     "e5-mistral": _e5_mistral,
     "llama-embed": _llama_embed,
-    "gte-qwen2": _gte_qwen2,
+    "qwen2-last": lambda: _qwen2("last", end=True),
+    "qwen2-mean": lambda: _qwen2("mean", end=False),
+    "bidirectional-qwen2": lambda: _qwen2("last", end=True, bidirectional=True),
     "bidirectional-qwen3": _bidirectional_qwen3,
     "eurobert": _eurobert,
+    "jina-v3": _jina_v3,
+    "modernbert-silu": lambda: _modernbert("cls", "silu"),
+    "bge-gemma2": _bge_gemma2,
 }
 """Name -> maker of the checkpoint."""
