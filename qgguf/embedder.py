@@ -453,10 +453,10 @@ class Embedder:
 
         The prompt and the end token are included; nothing is cut.
         """
-        prompt_text = self._prompt_text(prompt, prompt_name, instruction)
+        chosen = self._prompt(prompt, prompt_name, instruction)
         distinct, indices = inputs.distinct(inputs.as_list(texts))
         with self._engine.in_use():
-            lengths = map(len, pipeline.tokenize(self._engine, distinct, prompt_text))
+            lengths = map(len, pipeline.tokenize(self._engine, distinct, chosen))
             counts = np.fromiter(lengths, np.int64, len(distinct))
         return counts[indices]
 
@@ -524,7 +524,7 @@ class Embedder:
             "show_progress_bar", options.show_progress_bar
         )
         _check_precision(options.precision, normalize)
-        prompt_text = self._prompt_text(options.prompt, options.prompt_name, options.instruction)
+        prompt = self._prompt(options.prompt, options.prompt_name, options.instruction)
         dims = self._dims if options.truncate_dim is None else self._checked_dims(options.truncate_dim)
         truncate = self._truncate if options.truncate is None else _checked_truncation(options.truncate)
 
@@ -532,7 +532,7 @@ class Embedder:
         task = pipeline.EncodeTask(
             texts=distinct,
             indices=indices,
-            prompt_text=prompt_text,
+            prompt=prompt,
             max_tokens=self.max_tokens,
             finish=lambda raw: _finished(raw[:, :dims], normalize, options.precision),
             cancellation=current_cancellation(),
@@ -554,7 +554,7 @@ class Embedder:
             return options
         return replace(options, prompt_name=next((name for name in names if name in self._prompts), None))
 
-    def _prompt_text(self, prompt: str | None, prompt_name: str | None, instruction: str | None) -> str:
+    def _prompt(self, prompt: str | None, prompt_name: str | None, instruction: str | None) -> prompt_texts.Prompt:
         return prompt_texts.choose_prompt(
             self._prompts,
             self.spec.instruction_template,

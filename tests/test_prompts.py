@@ -14,7 +14,7 @@ NOTHING = {"prompt": None, "prompt_name": None, "instruction": None, "default_na
 
 
 def pick(**given):
-    return choose_prompt(PROMPTS, TEMPLATE, **NOTHING | given)
+    return choose_prompt(PROMPTS, TEMPLATE, **NOTHING | given).text
 
 
 def test_the_query_prompt_equals_the_model_cards():

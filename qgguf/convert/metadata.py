@@ -13,6 +13,7 @@ from qgguf.convert.tokenizer import tokenizer_entries
 from qgguf.gguf_format import keys
 from qgguf.gguf_format.writer import Entry
 from qgguf.model.families import Card, Traits, family_of
+from qgguf.model.prompts import template_of
 
 _QUANTIZATION_VERSION = 2
 
@@ -56,8 +57,10 @@ def file_entries(
     entries.append(Entry.u32(keys.QUANTIZATION_VERSION, _QUANTIZATION_VERSION))
     entries += tokenizer_entries(checkpoint, architecture.tokenizer, vocab_size)
     names = [entry.as_text() for entry in general if entry.key in (keys.NAME, keys.BASENAME, keys.FINETUNE)]
-    traits = Traits.of(name, names, vocab_size)
-    return entries + _qgguf_entries(checkpoint, modules, family_of(traits).card_of(traits.names))
+    template = template_of(modules.prompts.get("query", ""))
+    traits = Traits.of(name, names, vocab_size, template)
+    card = family_of(traits).card_of(traits.names)
+    return entries + _qgguf_entries(checkpoint, modules, card, template or card.instruction_template)
 
 
 def checksum_entry(checksums: Iterable[tuple[str, str]]) -> Entry:
@@ -81,14 +84,14 @@ def _sampling(checkpoint: Checkpoint) -> list[Entry]:
     return list(entries.values())
 
 
-def _qgguf_entries(checkpoint: Checkpoint, modules: SentenceModules, card: Card) -> list[Entry]:
+def _qgguf_entries(checkpoint: Checkpoint, modules: SentenceModules, card: Card, template: str | None) -> list[Entry]:
     """Return qgguf.*: the values that the runtime needs and llama.cpp has no key for."""
     dims = size(checkpoint.config, "hidden_size")
     entries = [Entry.string(keys.PROMPT_PREFIX + name, text) for name, text in modules.prompts.items()]
     if modules.default_prompt_name is not None:
         entries.append(Entry.string(keys.DEFAULT_PROMPT_NAME, modules.default_prompt_name))
-    if card.instruction_template is not None:
-        entries.append(Entry.string(keys.INSTRUCTION_TEMPLATE, card.instruction_template))
+    if template is not None:
+        entries.append(Entry.string(keys.INSTRUCTION_TEMPLATE, template))
     if card.smallest_dims is not None and dims >= card.smallest_dims:
         trained_dims = [card.smallest_dims, dims]
     else:

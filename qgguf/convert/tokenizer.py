@@ -9,11 +9,12 @@ from qgguf.convert.special_tokens import ADD_KEYS, ID_KEYS, token_roles
 from qgguf.convert.vocab_file import USE_ANOTHER_FILE, read_tokenizer
 from qgguf.errors import CheckpointError
 from qgguf.gguf_format import keys
-from qgguf.gguf_format.keys import CONTROL, NORMAL, UNUSED, USER_DEFINED
+from qgguf.gguf_format.keys import CONTROL, NORMAL, UNUSED, USER_DEFINED, WORD_START
 from qgguf.gguf_format.writer import Entry
+from qgguf.tokenization.control_tokens import looks_like_control
+from qgguf.tokenization.kept_parts import dump_parts
 
 _MODELS = {"bpe": "BPE", "wordpiece": "WordPiece"}
-_PHANTOM_SPACE = "\u2581"
 
 
 def tokenizer_entries(checkpoint: Checkpoint, kind: str, vocab_size: int) -> list[Entry]:
@@ -49,7 +50,8 @@ def tokenizer_entries(checkpoint: Checkpoint, kind: str, vocab_size: int) -> lis
     entries += [Entry.flag(ADD_KEYS[role], value) for role, value in roles.add.items()]
     if template := _chat_template(checkpoint):
         entries.append(Entry.string(keys.CHAT_TEMPLATE, template))
-    return entries + [Entry.flag(key, value) for key, value in normalizer.items()]
+    entries += [Entry.flag(key, value) for key, value in normalizer.items()]
+    return [*entries, Entry.string(keys.TOKENIZER, dump_parts(tokenizer, tokens, types))]
 
 
 def _read(checkpoint: Checkpoint, kind: str) -> dict[str, Any]:
@@ -110,27 +112,17 @@ def _vocabulary(
     tokens = [f"[PAD{number}]" if text is None else text for number, text in enumerate(texts)]
     types = [UNUSED if text is None else NORMAL for text in texts]
     for number, token in added.items():
-        types[number] = CONTROL if token.get("special") or _looks_special(tokens[number]) else USER_DEFINED
+        types[number] = CONTROL if token.get("special") or looks_like_control(tokens[number]) else USER_DEFINED
         if types[number] == USER_DEFINED:
-            tokens[number] = tokens[number].replace(_PHANTOM_SPACE, " ")
+            tokens[number] = tokens[number].replace(WORD_START, " ")
     return tokens, types, id_of
-
-
-def _looks_special(text: str) -> bool:
-    """Return whether a token is special although its checkpoint may not mark it; the rule of llama.cpp's converter."""
-    return (
-        text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
-        or (text.startswith("<|") and text.endswith("|>"))
-        or (text.startswith("<｜") and text.endswith("｜>"))
-        or (text.startswith("<unused") and text.endswith(">"))
-    )
 
 
 def _with_phantom_space(token: str, type_: int) -> str:
     """Return a WordPiece token as llama.cpp stores it: the start of a word is marked, not its continuation."""
     if type_ == CONTROL:
         return token
-    return token[2:] if token.startswith("##") else _PHANTOM_SPACE + token
+    return token[2:] if token.startswith("##") else WORD_START + token
 
 
 def _check_unique(tokens: list[str]) -> None:

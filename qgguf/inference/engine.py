@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,7 @@ from qgguf.native.devices import list_backends, list_devices
 from qgguf.native.model import NativeModel
 from qgguf.native.strategy import Strategy
 from qgguf.native.strategy_probe import check_strategy, choose_strategy
+from qgguf.tokenization.hugging_face import hugging_face_tokenizer
 from qgguf.tokenization.tokenizer import Tokenizer
 from qgguf.units import in_gigabytes
 from qgguf.vectors import Vectors
@@ -74,9 +76,12 @@ class Engine:
         # llama.cpp's own pooling of the last token makes the model output the rows of all tokens.
         self._last_rows = spec.pools_last_row(pooling) and strategy != Strategy.PLAIN.value
         sizes = replace(sizes_of(header, spec), last_rows=self._last_rows, means=pooling is Pooling.MEAN)
-        self.placement = self._open(sizes, strategy)
+        # Building it takes half as long as loading a small model, and llama.cpp loads without the GIL.
+        with ThreadPoolExecutor(1, thread_name_prefix="qgguf-tokenizer") as pool:
+            tokenizer = pool.submit(hugging_face_tokenizer, header.metadata)
+            self.placement = self._open(sizes, strategy)
         try:
-            self.tokenizer = Tokenizer(self._model, header, path)
+            self.tokenizer = Tokenizer(self._model, header.metadata, tokenizer.result())
         except QgError:
             self._free()
             raise

@@ -15,6 +15,7 @@ from qgguf.inference.call import Cancellation
 from qgguf.inference.engine import Engine
 from qgguf.inference.inputs import windows
 from qgguf.inference.token_bar import TokenBar
+from qgguf.model.prompts import Prompt
 
 _BYTES_PER_CHARACTER = 12
 """Most UTF-8 bytes that a character has after NFC: U+1D160 becomes three characters of four bytes each."""
@@ -28,7 +29,7 @@ class EncodeTask:
 
     texts         distinct
     indices       (n_caller_texts,), for each text of the caller its index in `texts`
-    prompt_text   text put before each text
+    prompt        put before each text
     max_tokens    longer texts are cut to it; the end token is kept
     finish        makes (n, native dims) float32 into the vectors that are returned, a row each
     cancellation  stops the work
@@ -36,17 +37,17 @@ class EncodeTask:
 
     texts: list[str]
     indices: NDArray[np.intp]
-    prompt_text: str
+    prompt: Prompt
     max_tokens: int
     finish: Callable[[NDArray[np.float32]], NDArray[Any]]
     cancellation: Cancellation
 
 
-def tokenize(engine: Engine, texts: Sequence[str], prompt_text: str) -> Iterator[Ids]:
+def tokenize(engine: Engine, texts: Sequence[str], prompt: Prompt) -> Iterator[Ids]:
     """Yield the ids of each text with its prompt and special tokens."""
     for text in texts:
         engine.check()
-        yield engine.tokenizer.ids(prompt_text + text)
+        yield engine.tokenizer.ids(text, prompt)
 
 
 def ids_of_long_texts(engine: Engine, task: EncodeTask) -> dict[int, Ids]:
@@ -55,12 +56,12 @@ def ids_of_long_texts(engine: Engine, task: EncodeTask) -> dict[int, Ids]:
     A token stands for one byte at least, so most texts are known to be short without tokenising.
     """
     maybe_long = [
-        index for index, text in enumerate(task.texts) if _most_tokens(task.prompt_text + text) > task.max_tokens
+        index for index, text in enumerate(task.texts) if _most_tokens(task.prompt.text + text) > task.max_tokens
     ]
     tokenized = {}
     for index in maybe_long:
         task.cancellation.check()
-        (tokenized[index],) = tokenize(engine, [task.texts[index]], task.prompt_text)
+        (tokenized[index],) = tokenize(engine, [task.texts[index]], task.prompt)
     return tokenized
 
 
@@ -80,7 +81,7 @@ def compute(
     raises     TextError naming the caller's index of a text without tokens, or whose vector is not finite
     """
     spans = list(windows(task.texts))
-    prompt = engine.tokenizer.prompt_ids(task.prompt_text)
+    prompt = engine.tokenizer.prompt_ids(task.prompt)
     n_tokens = np.zeros(len(task.texts), np.int64)
     vectors = task.finish(np.empty((0, engine.dims), np.float32))
     if len(spans) > 1:
@@ -90,7 +91,7 @@ def compute(
         for index in range(start, stop):
             task.cancellation.check()
             ready = tokenized.get(index)
-            yield ready if ready is not None else next(tokenize(engine, [task.texts[index]], task.prompt_text))
+            yield ready if ready is not None else next(tokenize(engine, [task.texts[index]], task.prompt))
 
     with Prefetcher(tokenize_window, spans) as ids_of_windows:
         for (start, stop), ids in ids_of_windows:

@@ -11,8 +11,9 @@ from qgguf.gguf_format.reader import Header, read_header
 from qgguf.gguf_format.tensors import FILE_TYPES, TENSOR_TYPES
 from qgguf.memory.planner import DEFAULT_MAX_TOKENS, ModelSizes
 from qgguf.model.families import Card, Family, Traits, family_of
-from qgguf.model.prompts import instruction_prompts
+from qgguf.model.prompts import instruction_prompts, template_of
 from qgguf.model.spec import FILES_OWN, ModelSpec, Pooling, SpecChoices
+from qgguf.model.tokenizer_parts import parts_of_header
 
 
 def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
@@ -42,7 +43,11 @@ def spec_of(header: Header, path: Path, choices: SpecChoices = FILES_OWN) -> Mod
     tokens = metadata.strings(keys.TOKENS)
     if not tokens:
         raise ModelFileError(f"{path} has no vocabulary, so it can embed no text. Give an embedding model's GGUF.")
-    traits = Traits.of(architecture, (name, basename, metadata.text(keys.FINETUNE)), len(tokens))
+    stored_template = metadata.text(keys.INSTRUCTION_TEMPLATE) or template_of(
+        metadata.text(f"{keys.PROMPT_PREFIX}query")
+    )
+    names = (name, basename, metadata.text(keys.FINETUNE))
+    traits = Traits.of(architecture, names, len(tokens), stored_template)
     family = family_of(traits)
     card = family.card_of(traits.names)
     corrections: list[str] = []
@@ -56,7 +61,7 @@ def spec_of(header: Header, path: Path, choices: SpecChoices = FILES_OWN) -> Mod
     dims = metadata.integer(f"{architecture}.{keys.EMBEDDING_LENGTH}")
     _check_output_width(metadata, f"{architecture}.{keys.EMBEDDING_LENGTH_OUT}", dims)
     n_heads = metadata.integer(f"{architecture}.{keys.HEAD_COUNT}")
-    template = metadata.text(keys.INSTRUCTION_TEMPLATE) or card.instruction_template
+    template = stored_template or card.instruction_template
     prompts = _prompts(header, template) or dict(card.prompts)
     return ModelSpec(
         name=name,
@@ -211,8 +216,23 @@ def _check_output_width(metadata: _Metadata, key: str, dims: int) -> None:
 def _warnings(header: Header, family: Family, card: Card) -> list[str]:
     """Return why the vectors of a file are not its checkpoint's, as far as its name and its tensors show."""
     names = {tensor.name for tensor in header.tensors}
-    missing = [reason for name, reason in family.needed_tensors.items() if name not in names]
-    return list(dict.fromkeys([*missing, *([card.warning] if card.warning else [])]))
+    reasons = [reason for name, reason in family.needed_tensors.items() if name not in names]
+    if card.warning:
+        reasons.append(card.warning)
+    model = header.metadata.get(keys.TOKENIZER_MODEL)
+    if model == keys.UNIGRAM_MODEL and not header.metadata.get(keys.PRECOMPILED_CHARSMAP):
+        reasons.append(
+            f"the file lacks the tokenizer's table of characters ({keys.PRECOMPILED_CHARSMAP}), so many texts get "
+            "other tokens than in the checkpoint. Convert the checkpoint again with a newer converter"
+        )
+    elif (
+        model == keys.BYTE_BPE_MODEL and keys.TOKENIZER not in header.metadata and not parts_of_header(header.metadata)
+    ):
+        reasons.append(
+            f"its tokenizer is llama.cpp's {header.metadata.get(keys.PRE_TOKENIZER)!r}; ids of rare characters may "
+            "differ from the checkpoint's"
+        )
+    return list(dict.fromkeys(reasons))
 
 
 def _pooling(
@@ -250,7 +270,9 @@ def _end_token(
     declared = metadata.values.get(keys.ADD_EOS)
     if declared is True:
         return eos
-    if pooling is not Pooling.LAST or (declared is False and not family.ignores_add_eos):
+    # A file of ours states what the checkpoint's tokenizer does.
+    is_ours = bool(metadata.text(keys.QGGUF_VERSION))
+    if pooling is not Pooling.LAST or (declared is False and (is_ours or not family.ignores_add_eos)):
         return None
     if card.end_token is None:
         warnings.append(

@@ -1,9 +1,13 @@
 """Prompts: the texts that go before a text, and which of them a call uses."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from qgguf.errors import PromptError
 
+_INSTRUCTED = re.compile(r"(Instruct: ).+(\nQuery: ?)")
+_PLACE = "{instruction}"
 _RETRIEVAL = "Given a web search query, retrieve relevant passages that answer the query"
 
 # Task instructions. They are in English, which the authors of such models advise for every language of the texts;
@@ -23,6 +27,31 @@ DOCUMENT_PROMPT_NAMES = ("document", "passage", "corpus")
 QUERY_PROMPT_NAMES = ("query",)
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What goes before each text of a call.
+
+    The model's own words may name control tokens, such as `<|im_start|>`, which then are these tokens. In the words of
+    a caller's instruction such a name is plain text, as in the texts.
+
+    before       the prompt; with an instruction, what the template has before it
+    instruction  the caller's words
+    after        what the template has after them
+    """
+
+    before: str = ""
+    instruction: str = ""
+    after: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole prompt."""
+        return self.before + self.instruction + self.after
+
+
+NO_PROMPT = Prompt()
+
+
 def instruction_prompts(template: str) -> dict[str, str]:
     r"""Return the prompts of all tasks for a model that takes instructions; the one of documents is "".
 
@@ -32,9 +61,19 @@ def instruction_prompts(template: str) -> dict[str, str]:
     return {name: with_instruction(template, task) for name, task in TASKS.items()} | {"document": ""}
 
 
+def template_of(query_prompt: str) -> str | None:
+    r"""Return the instruction template that a query prompt follows, or None.
+
+    >>> template_of("Instruct: Find é\nQuery: ")
+    'Instruct: {instruction}\nQuery: '
+    """
+    match = _INSTRUCTED.fullmatch(query_prompt)
+    return None if match is None else match[1] + _PLACE + match[2]
+
+
 def with_instruction(template: str, instruction: str) -> str:
     """Return the template with its `{instruction}` filled in; braces in the instruction stay."""
-    return template.replace("{instruction}", instruction)
+    return template.replace(_PLACE, instruction, 1)
 
 
 def checked_prompts(prompts: Mapping[str, str], default_name: str | None) -> dict[str, str]:
@@ -72,8 +111,8 @@ def choose_prompt(
     prompt_name: str | None,
     instruction: str | None,
     default_name: str | None,
-) -> str:
-    """Return the text that goes before each text of a call; "" for none.
+) -> Prompt:
+    """Return what goes before each text of a call.
 
     prompt        used unchanged
     prompt_name   a key of `prompts`
@@ -89,14 +128,15 @@ def choose_prompt(
     if len(given) > 1:
         raise PromptError(f"{' and '.join(given)} were both given; a text takes one prompt. Leave all but one out.")
     if prompt is not None:
-        return prompt
+        return Prompt(prompt)
     if instruction is not None:
         if template is None:
             raise PromptError("This model takes no instructions. Use prompt= to put any words before a text.")
-        return with_instruction(template, instruction)
+        before, _, after = template.partition(_PLACE)
+        return Prompt(before, instruction, after)
     name = prompt_name if prompt_name is not None else default_name
     if name is None:
-        return ""
+        return NO_PROMPT
     if name not in prompts:
         raise PromptError(f"No prompt named {name!r}. This model has: {', '.join(sorted(prompts)) or 'none'}.")
-    return prompts[name]
+    return Prompt(prompts[name])

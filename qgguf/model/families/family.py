@@ -17,16 +17,20 @@ class Traits:
     architecture  general.architecture
     names         general.name, general.basename and general.finetune in lower case, separated by spaces
     vocab_size    tokens in the vocabulary
+    instruction_template  that of the model's own query prompt; None where it has none
     """
 
     architecture: str
     names: str
     vocab_size: int
+    instruction_template: str | None = None
 
     @classmethod
-    def of(cls, architecture: str, names: Iterable[str], vocab_size: int) -> "Traits":
+    def of(
+        cls, architecture: str, names: Iterable[str], vocab_size: int, instruction_template: str | None = None
+    ) -> "Traits":
         """Return the traits of a model with these names, in any case."""
-        return cls(architecture, " ".join(names).lower(), vocab_size)
+        return cls(architecture, " ".join(names).lower(), vocab_size, instruction_template)
 
 
 def _always(traits: Traits) -> bool:
