@@ -1,16 +1,20 @@
 """Ids with changed tokenizers: added tokens and their flags, long words, control tokens in prompts, files of others."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from qgguf import Embedder
 from qgguf.convert.checkpoint import Checkpoint
+from qgguf.convert.converter import convert_checkpoint
 from qgguf.convert.tokenizer import tokenizer_entries
 from qgguf.errors import CheckpointError, ModelFileError, TextError
 from qgguf.gguf_format import keys
@@ -21,6 +25,7 @@ from qgguf.tokenization.control_tokens import looks_like_control
 from qgguf.tokenization.hugging_face import HuggingFaceTokenizer, hugging_face_tokenizer
 from tests.support.bert_checkpoints import bert_tokenizer
 from tests.support.checkpoints import TOKENIZER_CONFIG, small_tokenizer_json
+from tests.support.comparing import cosines
 
 _SMALL_QWEN3 = small_tokenizer_json(300)
 
@@ -202,6 +207,42 @@ def test_a_text_cannot_spell_the_name_that_prompts_use_inside(tmp_path: Path):
     assert not names & set(second._names.values())
     (one, *_) = names
     assert second.ids(one).tolist() == reference_of(small_qwen3())(one)
+
+
+def test_a_checkpoints_own_prompt_holds_control_tokens(small_qwen3_checkpoint: Path, tmp_path: Path):
+    """A query prompt with control tokens gives the ids of the checkpoint's tokenizer; an instruction's words do not."""
+    checkpoint = tmp_path / "mine"
+    shutil.copytree(small_qwen3_checkpoint, checkpoint)
+    prompts = {"query": "<|im_start|>user\nQuery: ", "document": ""}
+    (checkpoint / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    path = convert_checkpoint(checkpoint, tmp_path / "mine.gguf", quant="F16")
+    whole = Tokenizer.from_str((checkpoint / "tokenizer.json").read_text("utf-8"))
+    text = "how tall is it é 한 😉"
+    with Embedder(path) as model:
+        expected = whole.encode(prompts["query"] + text).ids
+        assert model.count_tokens(text, prompt_name="query").tolist() == [len(expected)]
+        assert model._engine.tokenizer.ids(text, Prompt(prompts["query"])).tolist() == expected
+        # One batch of the same tokens, given as a prompt and as plain ids.
+        expected_vector = model._engine.run(model._engine.call([np.array(expected, np.int32)], np.empty(0, np.int32)))
+        vector = model.encode_query(text, normalize_embeddings=False)
+        assert cosines(vector[None], expected_vector).min() > 0.9999
+        assert cosines(model.encode(prompts["query"] + text)[None], expected_vector).max() < 0.999
+
+
+@pytest.mark.parametrize("fixture", ["small_qwen3", "minilm_q8"])
+def test_the_models_file_is_not_needed_after_opening(fixture: str, request: pytest.FixtureRequest, tmp_path: Path):
+    """Deleted or replaced by another model, the open model tokenises any text as before."""
+    path = tmp_path / "model.gguf"
+    shutil.copyfile(request.getfixturevalue(fixture), path)
+    texts = ["\ua7cb", "é 한 😉", "plain", "\U00010d40\U000105d2\u0307", "x" * 3000]
+    with Embedder(path) as model:
+        before = [model.token_ids(text) for text in texts]
+        vectors = model.encode(texts)
+        path.unlink()
+        assert [model.token_ids(text) for text in texts] == before
+        path.write_bytes(b"GGUF, but another one")
+        assert [model.token_ids(text) for text in texts] == before
+        assert cosines(model.encode(texts), vectors).min() > 0.9999
 
 
 # Files that cannot be right

@@ -30,22 +30,40 @@ def test_real_minilm_equals_llama_cpps_conversion(minilm_checkpoint: Path, tmp_p
     compare(boiled_down(out), REFERENCE[MINILM])
 
 
+TEMPLATE = "Instruct: {instruction}\nQuery:"
+SPACED = {"query": "Instruct: Trouve é 한 😉\nQuery: ", "document": ""}
+OTHER = {"query": "<|im_start|>search é", "document": ""}
+
+
 @pytest.mark.parametrize(
-    ("name", "template"),
-    [("Qwen3-Embedding-Small", "Instruct: {instruction}\nQuery:"), ("Qwen3-Reranker-Small", None), ("Small", None)],
+    ("name", "prompts", "template", "has_mrl"),
+    [
+        ("Qwen3-Embedding-Small", None, TEMPLATE, True),
+        ("Qwen3-Embedding-Small", OTHER, TEMPLATE, True),
+        ("Small", None, TEMPLATE, True),
+        ("Small", SPACED, TEMPLATE + " ", False),
+        ("Small", OTHER, None, False),
+        ("Qwen3-Reranker-Small", None, TEMPLATE, False),
+        ("F2LLM-Small", None, TEMPLATE, False),
+    ],
 )
-def test_converter_recognises_a_family_as_the_runtime_does(
-    small_qwen3_checkpoint: Path, tmp_path: Path, name: str, template: str | None
+def test_a_family_is_recognised_by_name_or_by_the_checkpoints_own_prompt(
+    small_qwen3_checkpoint: Path, tmp_path: Path, name: str, prompts: dict | None, template: str | None, has_mrl: bool
 ):
-    """A checkpoint gets the keys of its family by the rule that the runtime applies to the file's header."""
+    """A fine-tune under any name, with any vocabulary, keeps instruction and Matryoshka dims; the runtime agrees."""
     checkpoint = tmp_path / name
     shutil.copytree(small_qwen3_checkpoint, checkpoint)
+    if prompts is not None:
+        (checkpoint / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
     path = convert_checkpoint(checkpoint, tmp_path / "model.gguf", quant="F16")
     values = read_header(path).metadata
 
     assert values.get("qgguf.instruction_template") == template
-    assert ("qgguf.mrl.min_dims" in values) == (template is not None)
-    assert read_spec(path).instruction_template == template
+    assert ("qgguf.mrl.min_dims" in values) == has_mrl
+    spec = read_spec(path)
+    assert (spec.instruction_template, spec.mrl_dims is not None) == (template, has_mrl)
+    expected = prompts or json.loads((checkpoint / "config_sentence_transformers.json").read_text())["prompts"]
+    assert {key: spec.prompts[key] for key in expected} == expected
 
 
 def compare(ours: dict, theirs: dict) -> None:

@@ -22,25 +22,6 @@ FOLDER = Path(__file__).parent / "golden"
 # llama.cpp's GELU is a table of 16-bit floats: vectors of length 1 differ by up to 0.0013 in one of 64 dims.
 LARGEST_DIFFERENCE = 0.003
 
-# Families whose ids are not yet Hugging Face's, with the reason.
-_GRAPHEMES = "llama.cpp's Unigram normalises combining marks otherwise than the tokenizers package"
-_SPACES = "remove_extra_whitespaces is False in files from a tokenizer.json; " + _GRAPHEMES
-OTHER_IDS = {
-    "xlm-roberta-cls": _SPACES,
-    "xlm-roberta-mean": _GRAPHEMES,
-    "multilingual-bert": _SPACES,
-    "jina-v3": _SPACES,
-    "modernbert-cls": "ModernBERT's texts are not brought to NFC",
-    "modernbert-mean": "ModernBERT's texts are not brought to NFC",
-    "modernbert-silu": "ModernBERT's texts are not brought to NFC",
-    "distilbert": "added tokens of WordPiece are not found in texts",
-}
-_NEW_LETTERS = "llama.cpp's tables lack letters of newer Unicode"
-OTHER_IDS_OF_RANDOM_TEXTS = {
-    **{name: reason for name, reason in OTHER_IDS.items() if name != "distilbert"},
-    **dict.fromkeys(("roberta-mean", "roberta-cls", "llama-embed", "eurobert"), _NEW_LETTERS),
-}
-
 
 @dataclass(frozen=True)
 class Opened:
@@ -57,13 +38,7 @@ class Opened:
     vectors: np.ndarray
 
 
-def every_family(failing: dict[str, str]) -> pytest.MarkDecorator:
-    """Run a test with each family's open file; those of `failing` must fail."""
-    cases = [
-        pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=failing[name])] if name in failing else [])
-        for name in FAMILIES
-    ]
-    return pytest.mark.parametrize("opened", cases, indirect=True, scope="module")
+every_family = pytest.mark.parametrize("opened", FAMILIES, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +66,13 @@ def test_stored_vectors_belong_to_these_texts_and_families(about: dict):
     assert list(about["checkpoints_sha256"]) == list(FAMILIES)
 
 
-@every_family({})
+@every_family
 def test_the_checkpoint_is_the_one_that_transformers_read(opened: Opened, about: dict):
     """Weights, configuration and tokenizer are bit for bit those that the stored vectors were made from."""
     assert opened.family.sha256() == about["checkpoints_sha256"][opened.name]
 
 
-@every_family({})
+@every_family
 def test_stored_vectors_of_different_texts_differ(opened: Opened):
     """Texts are far from each other in the random models, so that a cosine of 1 proves something.
 
@@ -107,7 +82,7 @@ def test_stored_vectors_of_different_texts_differ(opened: Opened):
     assert np.median(between[~np.eye(len(between), dtype=bool)]) < 0.9
 
 
-@every_family(OTHER_IDS)
+@every_family
 def test_ids_equal_those_that_transformers_computed_with(opened: Opened):
     """Every text, in any script, cut or whole, has the stored ids; control tokens that it names are text."""
     texts = opened.family.texts
@@ -121,14 +96,14 @@ def differing(opened: Opened, texts: Iterable[str]) -> list[str]:
     return [text for text in texts if opened.model.token_ids(text) != reference.encode(text).ids]
 
 
-@every_family(OTHER_IDS)
+@every_family
 def test_ids_equal_the_installed_tokenizers(opened: Opened):
     """Every golden text and query has Hugging Face's ids, whole and line by line."""
     whole = [*GOLDEN.values(), *QUERIES.values(), *TEXTS.values()]
     assert not differing(opened, dict.fromkeys([*whole, *(line for text in whole for line in text.splitlines())]))
 
 
-@every_family(OTHER_IDS_OF_RANDOM_TEXTS)
+@every_family
 def test_ids_of_all_locales_and_of_random_texts_equal_the_installed_tokenizers(opened: Opened):
     """Texts of at least 119 locales, and a thousand of random characters, have Hugging Face's ids."""
     of_locales = [text[:400] for text in locale_texts().values() if len(text) > 1000]
@@ -137,13 +112,13 @@ def test_ids_of_all_locales_and_of_random_texts_equal_the_installed_tokenizers(o
 
 
 @pytest.mark.slow
-@every_family(OTHER_IDS_OF_RANDOM_TEXTS)
+@every_family
 def test_ids_of_every_code_point_equal_the_installed_tokenizers(opened: Opened):
     """Every code point of Unicode, in several contexts, has Hugging Face's ids."""
     assert not differing(opened, (text for around in CONTEXTS for text in blocks(around)))
 
 
-@every_family(OTHER_IDS)
+@every_family
 def test_vectors_equal_transformers(opened: Opened):
     """Every text's vector is that of transformers: cosine >= 0.9999, no dim further than llama.cpp's GELU is off.
 

@@ -66,12 +66,44 @@ def test_add_eos_false_is_ignored_for_qwen3_embedding(tmp_path: Path):
     assert spec(tmp_path, QWEN3, **{"tokenizer.ggml.add_eos_token": False}).end_token == "<|endoftext|>"
 
 
-def test_a_qwen3_file_without_name_is_recognised_by_its_vocabulary(tmp_path: Path):
-    """No other model has Qwen3-Embedding's 151,669 tokens."""
-    tokens = [f"t{i}" for i in range(151669)]
-    model = spec(tmp_path, QWEN3, ("general.name", "qwen3.pooling_type"), **{"tokenizer.ggml.tokens": tokens})
+def test_add_eos_false_of_our_own_converter_is_true(tmp_path: Path):
+    """Our converter reads it from tokenizer.json, so a file of ours has no end token where the checkpoint has none."""
+    changes = {"tokenizer.ggml.add_eos_token": False, "qgguf.version": "0.1.0"}
+    assert spec(tmp_path, QWEN3, **changes).end_token is None
+
+
+@pytest.mark.parametrize("name", ["My model", "F2LLM v2 0.6B", "pplx embed 0.6b"])
+def test_a_qwen3_file_under_another_name_has_no_prompts_of_qwen3(tmp_path: Path, name: str):
+    """The vocabulary of 151,669 tokens shows pooling and end token; fine-tunes with it have prompts of their own."""
+    tokens = [*(f"t{i}" for i in range(151668)), "<|endoftext|>"]
+    changes = {"tokenizer.ggml.tokens": tokens, "general.name": name}
+    model = spec(tmp_path, QWEN3, ("general.basename", "qwen3.pooling_type", "tokenizer.ggml.add_eos_token"), **changes)
 
     assert model.pooling is Pooling.LAST
+    assert model.prompts == {} and model.instruction_template is None and model.mrl_dims is None
+    assert model.prompt_is_unknown and model.end_token == "<|endoftext|>"
+
+
+def test_a_stored_query_prompt_shows_the_template(tmp_path: Path):
+    """A file whose own query prompt follows a template takes instructions, whatever its name."""
+    changes = {"general.name": "Mine", "qgguf.prompt.query": "Instruct: Trouve é 한 😉\nQuery: "}
+    assert spec(tmp_path, QWEN3, **changes).instruction_template == "Instruct: {instruction}\nQuery: "
+
+
+TOKENIZERS_WITH_WARNINGS = [
+    ({"tokenizer.ggml.model": "t5"}, "table of characters"),
+    ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "jina-v2-code"}, "'jina-v2-code'"),
+    ({"tokenizer.ggml.model": "gpt2"}, "does not name"),
+    ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "roberta-bpe"}, None),
+    ({"tokenizer.ggml.model": "t5", "tokenizer.ggml.precompiled_charsmap": [1, 2]}, None),
+]
+
+
+@pytest.mark.parametrize(("changes", "warning"), TOKENIZERS_WITH_WARNINGS)
+def test_a_tokenizer_that_may_differ_has_a_warning(tmp_path: Path, changes: dict, warning: str | None):
+    """Where equality with the checkpoint's tokenizer is not certain, the spec states it."""
+    warnings = spec(tmp_path, BERT, **changes).warnings
+    assert [warning in one for one in warnings] == ([True] if warning else [])
 
 
 def test_a_chat_model_gets_no_pooling(tmp_path: Path):

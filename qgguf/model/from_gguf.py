@@ -228,10 +228,9 @@ def _warnings(header: Header, family: Family, card: Card) -> list[str]:
     elif (
         model == keys.BYTE_BPE_MODEL and keys.TOKENIZER not in header.metadata and not parts_of_header(header.metadata)
     ):
-        reasons.append(
-            f"its tokenizer is llama.cpp's {header.metadata.get(keys.PRE_TOKENIZER)!r}; ids of rare characters may "
-            "differ from the checkpoint's"
-        )
+        split = header.metadata.get(keys.PRE_TOKENIZER)
+        shown = f"texts are split by llama.cpp's {split!r}" if split else "the file does not name how texts are split"
+        reasons.append(f"{shown}; ids of rare characters may differ from the checkpoint's")
     return list(dict.fromkeys(reasons))
 
 

@@ -73,7 +73,7 @@ class HuggingFaceTokenizer:
         hidden -= {unknown}
         ids = [number for number, type_ in enumerate(types) if type_ != keys.UNUSED and number not in hidden]
         names = [texts[number] for number in ids]
-        if isinstance(unknown, int) and unknown in self._names and parts["model"]["type"] == "Unigram":
+        if unknown in ids and parts["model"]["type"] == "Unigram":
             names[ids.index(unknown)] = "\ufdd0unknown"  # the text "<unk>" is no unknown character
 
         shell = {name: parts.get(name) for name in ("version", "normalizer", "pre_tokenizer")}
@@ -84,7 +84,7 @@ class HuggingFaceTokenizer:
         except Exception:
             if parts["model"]["type"] != "BPE":
                 raise
-            # A merge makes an added token. Only kept parts tell which of these belong to the vocabulary.
+            # A merge makes an added token. Only kept parts show which of these belong to the vocabulary.
             ids += sorted(hidden)
             names += [texts[number] for number in sorted(hidden)]
             tokenizer.model = _model(parts["model"], names, header, ids)

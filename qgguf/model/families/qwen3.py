@@ -34,7 +34,7 @@ def _has_embedding_vocabulary(traits: Traits) -> bool:
     return traits.vocab_size in _VOCABULARIES and not _is_reranker(traits)
 
 
-_F2LLM = Card(r"\bf2llm", end_token=_END_TOKEN, prompt_is_unknown=True)
+_F2LLM = Card(r"\bf2llm", pooling=Pooling.LAST, end_token=_END_TOKEN, prompt_is_unknown=True)
 
 
 QWEN3_EMBEDDING = Family(
