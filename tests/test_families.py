@@ -6,7 +6,7 @@ The checkpoints are made here, bit for bit as scripts/make_family_vectors.py mad
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +130,16 @@ def test_vectors_equal_transformers(opened: Opened):
     cosine_of = dict(zip(texts, cosines(vectors, opened.vectors), strict=True))
     assert not {name: cosine for name, cosine in cosine_of.items() if not cosine >= 0.9999}
     assert np.abs(vectors - opened.vectors).max() <= LARGEST_DIFFERENCE
+
+
+def test_xlm_roberta_without_flags_has_both_special_tokens(tmp_path: Path):
+    """A file that lost add_bos and add_eos gives the ids of one that has them, and its spec states that."""
+    family = FAMILIES["xlm-roberta-mean"]()
+    lost = {"tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"}
+    kept = {key: value for key, value in family.metadata.items() if key not in lost}
+    assert len(kept) < len(family.metadata)
+    path = replace(family, metadata=kept).save_gguf(tmp_path / "lost.gguf")
+    with Embedder(path) as model:
+        text = "é 한 😉"
+        assert model.token_ids(text) == family.reference(cut=False).encode(text).ids
+        assert any("starts with <s>" in sentence for sentence in model.spec.corrections)

@@ -80,6 +80,7 @@ def spec_of(header: Header, path: Path, choices: SpecChoices = FILES_OWN) -> Mod
         causal=causal,
         is_decoder=family.decoder,
         pooling=choices.pooling or pooling,
+        start_token_id=_start_token(metadata, tokens, family, corrections),
         end_token_id=end_token_id,
         end_token=None if end_token_id is None else tokens[end_token_id],
         prompts=prompts,
@@ -267,7 +268,7 @@ def _end_token(
         return metadata.token_id(keys.SEPARATOR_ID, len(tokens))
     eos = metadata.token_id(keys.EOS_ID, len(tokens))
     declared = metadata.values.get(keys.ADD_EOS)
-    if declared is True:
+    if declared is True or (declared is None and _is_xlm_roberta(metadata, family)):
         return eos
     # A file of ours states what the checkpoint's tokenizer does.
     is_ours = bool(metadata.text(keys.QGGUF_VERSION))
@@ -287,6 +288,22 @@ def _end_token(
     if end is not None:
         corrections.append(f"the header does not ask for an end token; each text ends with {tokens[end]}")
     return end
+
+
+def _is_xlm_roberta(metadata: _Metadata, family: Family) -> bool:
+    """Return whether an encoder has XLM-RoBERTa's tokenizer, which puts each text between two special tokens."""
+    is_unigram = metadata.text(keys.TOKENIZER_MODEL) == keys.UNIGRAM_MODEL
+    return is_unigram and not family.decoder and metadata.text(keys.ARCHITECTURE) != "t5encoder"
+
+
+def _start_token(metadata: _Metadata, tokens: list[str], family: Family, corrections: list[str]) -> int | None:
+    """Return the id that must begin each text, where the header lacks the flag for it."""
+    if metadata.values.get(keys.ADD_BOS) is not None or not _is_xlm_roberta(metadata, family):
+        return None
+    start = metadata.token_id(keys.BOS_ID, len(tokens))
+    if start is not None:
+        corrections.append(f"the header does not ask for a start token; each text starts with {tokens[start]}")
+    return start
 
 
 def _prompts(header: Header, template: str | None) -> dict[str, str]:

@@ -95,6 +95,7 @@ class ModelSpec:
     causal               each token attends only to itself and the tokens before it; else to all tokens of its text
     is_decoder           its architecture has a KV cache and a vocabulary projection, whatever its attention
     pooling              None where the file declares none and none could be inferred
+    start_token_id       id that must begin each text although the header does not ask for it; mostly None
     end_token_id         id that must end each text; None where the model has none
     end_token            the text of this token
     prompts              prompt name -> text that goes before a text
@@ -135,6 +136,7 @@ class ModelSpec:
     source_sha256: tuple[str, ...] = ()
     corrections: tuple[str, ...] = ()
     exact_compute_buffer: bool = False
+    start_token_id: int | None = None
     is_decoder: bool = True
     warnings: tuple[str, ...] = ()
     prompt_is_unknown: bool = False

@@ -144,6 +144,9 @@ class NativeModel:
         added = self._tokenize(b"", special=True).tolist()
         n_prefix = 1 if added and llama.llama_vocab_get_add_bos(self._vocabulary) else 0
         prefix_ids, suffix_ids = added[:n_prefix], added[n_prefix:]
+        start = self.spec.start_token_id
+        if start is not None and prefix_ids != [start]:
+            prefix_ids = [start]
         end = self.spec.end_token_id
         if self.spec.end_token_is_chosen:
             suffix_ids = []
