@@ -285,7 +285,10 @@ def test_larger_budget_never_offloads_less(sizes: ModelSizes, one: int, other: i
 @settings(max_examples=40)
 @given(models(), st.integers(4, 65536), st.integers(4, 65536), st.sampled_from([0, 1, 1000]))
 def test_longer_texts_never_need_less(sizes: ModelSizes, one: int, other: int, n_gpu: int):
-    """With all other settings equal, longer texts need at least as much memory."""
+    """With all other settings equal, longer texts need at least as much memory, to within a megabyte.
+
+    llama.cpp reuses parts of a compute buffer in another way once the cells exceed the micro-batch.
+    """
     chosen = plan(sizes, PlanRequest(max_tokens=256)).settings
     chosen = replace(chosen, n_gpu_layers=min(n_gpu, sizes.n_layers))
 
@@ -297,7 +300,7 @@ def test_longer_texts_never_need_less(sizes: ModelSizes, one: int, other: int, n
         return tuple(sum(part.size_bytes for part in parts if part.memory == memory) for memory in ("GPU", "CPU"))
 
     less, more = needed(min(one, other)), needed(max(one, other))
-    assert sum(less) <= sum(more)
+    assert sum(less) <= sum(more) + (1 << 20)
 
 
 @settings(max_examples=30)
