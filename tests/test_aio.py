@@ -20,6 +20,7 @@ from qgguf.errors import NativeError, TextError, TextTooLongError
 from qgguf.inference import inputs
 from qgguf.inference.aio import MOST_ASYNC_CALLS, THREAD_NAME_PREFIX
 from qgguf.inference.call import Call
+from qgguf.model.prompts import Prompt
 from qgguf.tokenization.tokenizer import Tokenizer
 from tests.support.comparing import cosines
 from tests.support.lanes import WatchedLanes
@@ -223,9 +224,9 @@ def test_cancelling_stops_the_tokenising(qwen3: Embedder):
     """A thread does not go on through megabytes of text whose vectors are not needed any more."""
     seen, ids = [], Tokenizer.ids
 
-    def counted(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    def counted(tokenizer: Tokenizer, text: str, *prompt: Prompt) -> np.ndarray:
         seen.append(len(text))
-        return ids(tokenizer, text)
+        return ids(tokenizer, text, *prompt)
 
     async def main() -> None:
         task = asyncio.create_task(qwen3.aencode([f"text {number}" for number in range(300_000)]))

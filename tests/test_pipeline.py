@@ -18,6 +18,7 @@ from qgguf.errors import TextError, TextTooLongError
 from qgguf.inference import inputs, pipeline
 from qgguf.inference.lane import NativeLane
 from qgguf.inference.token_bar import TokenBar
+from qgguf.model.prompts import Prompt
 from qgguf.tokenization.tokenizer import Tokenizer
 from tests.support.comparing import cosines
 
@@ -46,9 +47,9 @@ class CountedTexts:
     def __enter__(self) -> "CountedTexts":
         ids = Tokenizer.ids
 
-        def counted(tokenizer: Tokenizer, text: str) -> np.ndarray:
+        def counted(tokenizer: Tokenizer, text: str, *prompt: Prompt) -> np.ndarray:
             self.n_texts += 1
-            return ids(tokenizer, text)
+            return ids(tokenizer, text, *prompt)
 
         self._patch = patch.object(Tokenizer, "ids", counted)
         self._patch.start()
