@@ -132,14 +132,61 @@ def test_vectors_equal_transformers(opened: Opened):
     assert np.abs(vectors - opened.vectors).max() <= LARGEST_DIFFERENCE
 
 
-def test_xlm_roberta_without_flags_has_both_special_tokens(tmp_path: Path):
-    """A file that lost add_bos and add_eos gives the ids of one that has them, and its spec states that."""
-    family = FAMILIES["xlm-roberta-mean"]()
-    lost = {"tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"}
+_FLAGS = ("tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token")
+_IDS = ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id")
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "correction"),
+    [
+        ("xlm-roberta-mean", _FLAGS, "starts with <s>"),
+        ("jina-v3", _FLAGS, "starts with <s>"),
+        ("roberta-mean", _FLAGS, "starts with <s>"),
+        ("modernbert-cls", _FLAGS, "starts with [CLS]"),
+        ("embedding-gemma", _FLAGS, "starts with <bos>"),
+        ("nomic-bert", _FLAGS, None),
+        ("nomic-bert", (*_IDS, *_FLAGS), "starts with [CLS]"),
+        ("nomic-bert", ("tokenizer.ggml.seperator_token_id",), "starts with [CLS]"),
+        ("nomic-bert", ("tokenizer.ggml.unknown_token_id",), None),
+        ("nomic-bert", ("tokenizer.ggml.normalizer.lowercase",), None),
+        ("distilbert", ("tokenizer.ggml.normalizer.lowercase",), "capitals count"),
+        ("llama-embed", _FLAGS, None),
+        ("e5-mistral", _FLAGS[:1], None),
+        ("xlm-roberta-cls", ("tokenizer.ggml.remove_extra_whitespaces",), None),
+    ],
+)
+def test_a_file_that_lost_keys_has_the_same_ids(
+    name: str, lost: tuple[str, ...], correction: str | None, tmp_path: Path
+):
+    """Older files lack keys of the tokenizer. What must follow from the others does, and the spec states it."""
+    family = FAMILIES[name]()
     kept = {key: value for key, value in family.metadata.items() if key not in lost}
-    assert len(kept) < len(family.metadata)
+    assert set(lost) & set(family.metadata)
     path = replace(family, metadata=kept).save_gguf(tmp_path / "lost.gguf")
+    reference = family.reference(cut=False)
     with Embedder(path) as model:
-        text = "é 한 😉"
-        assert model.token_ids(text) == family.reference(cut=False).encode(text).ids
-        assert any("starts with <s>" in sentence for sentence in model.spec.corrections)
+        others = [text for text in family.texts.values() if model.token_ids(text) != reference.encode(text).ids]
+        assert not others
+        assert correction is None or any(correction in sentence for sentence in model.spec.corrections)
+
+
+def test_a_file_may_declare_that_it_has_no_frame(tmp_path: Path):
+    """Where the header declares that no token is put around a text, none is put."""
+    family = FAMILIES["roberta-mean"]()
+    declared = family.metadata | dict.fromkeys(_FLAGS, False)
+    with Embedder(replace(family, metadata=declared).save_gguf(tmp_path / "bare.gguf")) as model:
+        assert model.token_ids("é 한 😉") == family.reference(cut=False).encode("é 한 😉", add_special_tokens=False).ids
+
+
+def test_the_mark_of_words_in_a_text_is_no_mark(tmp_path: Path):
+    """A token that is only "▁" in a file continues a word; a text with this letter has Hugging Face's ids."""
+    family = FAMILIES["nomic-bert"]()
+    vocabulary = dict(family.tokenizer["model"]["vocab"])
+    vocabulary["##▁"] = vocabulary.pop("##z")
+    tokenizer = family.tokenizer | {"model": family.tokenizer["model"] | {"vocab": vocabulary}}
+    tokens = list(family.metadata["tokenizer.ggml.tokens"])
+    tokens[vocabulary["##▁"]] = "▁"
+    changed = replace(family, tokenizer=tokenizer, metadata=family.metadata | {"tokenizer.ggml.tokens": tokens})
+    with Embedder(changed.save_gguf(tmp_path / "mark.gguf")) as model:
+        for text in ("a▁b", "▁", "a ▁ b"):
+            assert model.token_ids(text) == changed.reference(cut=False).encode(text).ids

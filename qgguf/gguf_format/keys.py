@@ -46,6 +46,7 @@ EOS_ID = "tokenizer.ggml.eos_token_id"
 EOT_ID = "tokenizer.ggml.eot_token_id"
 UNKNOWN_ID = "tokenizer.ggml.unknown_token_id"
 SEPARATOR_ID = "tokenizer.ggml.seperator_token_id"  # the format spells it so
+CLASSIFIER_ID = "tokenizer.ggml.cls_token_id"
 PADDING_ID = "tokenizer.ggml.padding_token_id"
 MASK_ID = "tokenizer.ggml.mask_token_id"
 ADD_BOS = "tokenizer.ggml.add_bos_token"

@@ -13,7 +13,7 @@ from qgguf.memory.planner import DEFAULT_MAX_TOKENS, ModelSizes
 from qgguf.model.families import Card, Family, Traits, family_of
 from qgguf.model.prompts import instruction_prompts, template_of
 from qgguf.model.spec import FILES_OWN, ModelSpec, Pooling, SpecChoices
-from qgguf.model.tokenizer_parts import parts_of_header
+from qgguf.model.tokenizer_parts import keeps_case, parts_of_header
 
 
 def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
@@ -58,6 +58,8 @@ def spec_of(header: Header, path: Path, choices: SpecChoices = FILES_OWN) -> Mod
     else:
         end_token_id = _chosen_end_token(choices.end_token, tokens)
     causal = metadata.flag(f"{architecture}.{keys.CAUSAL}", family.causal) if choices.causal is None else choices.causal
+    if keys.TOKENIZER not in header.metadata and keeps_case(header.metadata):
+        corrections.append("the header does not state that capitals count; by its vocabulary they do")
     dims = metadata.integer(f"{architecture}.{keys.EMBEDDING_LENGTH}")
     _check_output_width(metadata, f"{architecture}.{keys.EMBEDDING_LENGTH_OUT}", dims)
     n_heads = metadata.integer(f"{architecture}.{keys.HEAD_COUNT}")
@@ -265,10 +267,10 @@ def _end_token(
 ) -> int | None:
     """Return the id that must end each text. Many converters lost add_eos, so a missing one is not taken for false."""
     if metadata.text(keys.TOKENIZER_MODEL) == keys.WORDPIECE_MODEL:
-        return metadata.token_id(keys.SEPARATOR_ID, len(tokens))
+        return _bert_token(metadata, tokens, keys.SEPARATOR_ID, "[SEP]")
     eos = metadata.token_id(keys.EOS_ID, len(tokens))
     declared = metadata.values.get(keys.ADD_EOS)
-    if declared is True or (declared is None and _is_xlm_roberta(metadata, family)):
+    if declared is True or (declared is None and family.frames_texts):
         return eos
     # A file of ours states what the checkpoint's tokenizer does.
     is_ours = bool(metadata.text(keys.QGGUF_VERSION))
@@ -290,20 +292,29 @@ def _end_token(
     return end
 
 
-def _is_xlm_roberta(metadata: _Metadata, family: Family) -> bool:
-    """Return whether an encoder has XLM-RoBERTa's tokenizer, which puts each text between two special tokens."""
-    is_unigram = metadata.text(keys.TOKENIZER_MODEL) == keys.UNIGRAM_MODEL
-    return is_unigram and not family.decoder and metadata.text(keys.ARCHITECTURE) != "t5encoder"
-
-
 def _start_token(metadata: _Metadata, tokens: list[str], family: Family, corrections: list[str]) -> int | None:
-    """Return the id that must begin each text, where the header lacks the flag for it."""
-    if metadata.values.get(keys.ADD_BOS) is not None or not _is_xlm_roberta(metadata, family):
-        return None
-    start = metadata.token_id(keys.BOS_ID, len(tokens))
+    """Return the id that must begin each text, where the header lacks what llama.cpp needs to put it."""
+    if metadata.text(keys.TOKENIZER_MODEL) == keys.WORDPIECE_MODEL:
+        start = metadata.token_id(keys.BOS_ID, len(tokens))
+        if start is None:
+            start = _bert_token(metadata, tokens, keys.CLASSIFIER_ID, "[CLS]")
+        # Without the keys llama.cpp takes the ids of the first BERT's vocabulary.
+        named = metadata.values.get(keys.BOS_ID, 101), metadata.values.get(keys.SEPARATOR_ID, 102)
+        if named == (start, _bert_token(metadata, tokens, keys.SEPARATOR_ID, "[SEP]")):
+            start = None
+    elif metadata.values.get(keys.ADD_BOS) is None and family.frames_texts:
+        start = metadata.token_id(keys.BOS_ID, len(tokens))
+    else:
+        start = None
     if start is not None:
         corrections.append(f"the header does not ask for a start token; each text starts with {tokens[start]}")
     return start
+
+
+def _bert_token(metadata: _Metadata, tokens: list[str], key: str, name: str) -> int | None:
+    """Return the id of a special token of WordPiece, by its key or else by its name."""
+    number = metadata.token_id(key, len(tokens))
+    return tokens.index(name) if number is None and name in tokens else number
 
 
 def _prompts(header: Header, template: str | None) -> dict[str, str]:

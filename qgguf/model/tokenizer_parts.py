@@ -69,7 +69,7 @@ def parts_of_header(metadata: Mapping[str, object]) -> Mapping[str, Any] | None:
 
 
 def _word_piece(metadata: Mapping[str, object]) -> dict[str, Any]:
-    lowercase = metadata.get(keys.LOWERCASE, True)
+    lowercase = metadata.get(keys.LOWERCASE, not keeps_case(metadata))
     return {
         "normalizer": {
             "type": "BertNormalizer",
@@ -81,6 +81,19 @@ def _word_piece(metadata: Mapping[str, object]) -> dict[str, Any]:
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "model": {"type": "WordPiece", "max_input_chars_per_word": 100, "continuing_subword_prefix": "##"},
     }
+
+
+def keeps_case(metadata: Mapping[str, object]) -> bool:
+    """Return whether a WordPiece header does not state it, but its texts cannot be meant to be lowercased.
+
+    Older files of cased models lack the key. Tokens with capitals are never reached by texts of lower case; a few of
+    them prove nothing.
+    """
+    if metadata.get(keys.TOKENIZER_MODEL) != keys.WORDPIECE_MODEL or keys.LOWERCASE in metadata:
+        return False
+    tokens: Any = metadata.get(keys.TOKENS) or []
+    n_with_capitals: int = sum("[" not in token and token.lower() != token for token in tokens)
+    return n_with_capitals > len(tokens) // 50
 
 
 def _unigram(charsmap: list[int]) -> dict[str, Any]:

@@ -148,7 +148,8 @@ class NativeModel:
         if start is not None and prefix_ids != [start]:
             prefix_ids = [start]
         end = self.spec.end_token_id
-        if self.spec.end_token_is_chosen:
+        # Where llama.cpp lacks the start token, its end token is a guess too.
+        if self.spec.end_token_is_chosen or start is not None:
             suffix_ids = []
         if end is not None and suffix_ids[-1:] != [end]:
             suffix_ids.append(end)

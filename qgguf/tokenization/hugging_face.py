@@ -65,7 +65,7 @@ class HuggingFaceTokenizer:
         self._control = ControlTokens({token.text: token.id for token in added if token.is_control})
 
         # Ids inside `tokenizers` are consecutive; `_ids` gives the file's.
-        unknown = header.get(keys.UNKNOWN_ID)
+        unknown = _unknown_id(header, texts, parts["model"])
         hidden = set(outside)
         if kept is None or parts["model"]["type"] == "Unigram":
             # A Unigram would prefer the piece "</s>" of its vocabulary to the letters of a text that names it.
@@ -80,14 +80,14 @@ class HuggingFaceTokenizer:
         shell |= {"version": "1.0", "added_tokens": [], "model": _EMPTY_MODELS[parts["model"]["type"]]}
         tokenizer = TokenizersTokenizer.from_str(json.dumps(shell))
         try:
-            tokenizer.model = _model(parts["model"], names, header, ids)
+            tokenizer.model = _model(parts["model"], names, header, ids, unknown)
         except Exception:
             if parts["model"]["type"] != "BPE":
                 raise
             # A merge makes an added token. Only kept parts show which of these belong to the vocabulary.
             ids += sorted(hidden)
             names += [texts[number] for number in sorted(hidden)]
-            tokenizer.model = _model(parts["model"], names, header, ids)
+            tokenizer.model = _model(parts["model"], names, header, ids, unknown)
         entries = {self._names.get(token.id, token.text): token for token in added if token.text}
         tokenizer.add_tokens([_added_token(text, token) for text, token in entries.items()])
         table = dict(enumerate(ids))
@@ -171,6 +171,15 @@ def _tokens_of_header(texts: Sequence[str], types: Sequence[int], kind: str) -> 
             yield _Added(own, number, False, {"normalized": kind == "WordPiece"})
 
 
+def _unknown_id(header: Mapping[str, Any], texts: Sequence[str], model: Mapping[str, Any]) -> int | None:
+    """Return the id of the unknown token: the header's, else that of WordPiece's usual one."""
+    declared = header.get(keys.UNKNOWN_ID)
+    if isinstance(declared, int) or model["type"] != "WordPiece":
+        return declared
+    usual = model.get("unk_token") or "[UNK]"
+    return texts.index(usual) if usual in texts else None
+
+
 def _added_token(text: str, token: _Added) -> AddedToken:
     flags = dict(token.flags)
     if token.is_control:
@@ -206,14 +215,15 @@ def _model(
     names: Sequence[str],
     header: Mapping[str, Any],
     ids: Sequence[int],
+    unknown: int | None,
 ) -> models.Model:
     """Return the model of `tokenizers`.
 
-    parts   "model" of tokenizer.json, without vocabulary and merges
-    names   its vocabulary
-    ids     the file's id of each of these
+    parts    "model" of tokenizer.json, without vocabulary and merges
+    names    its vocabulary
+    ids      the file's id of each of these
+    unknown  the file's id of the token for what is not in the vocabulary
     """
-    unknown = header.get(keys.UNKNOWN_ID)
     if parts["type"] == "Unigram":
         scores = header[keys.SCORES]
         vocabulary = [(name, float(scores[number])) for name, number in zip(names, ids, strict=True)]
@@ -221,7 +231,7 @@ def _model(
         return models.Unigram(vocabulary, at, bool(parts.get("byte_fallback")))
     vocab = {name: index for index, name in enumerate(names)}
     if parts["type"] == "WordPiece":
-        unknown_text = parts.get("unk_token") or names[ids.index(100 if unknown is None else unknown)]
+        unknown_text = parts.get("unk_token") or ("[UNK]" if unknown is None else names[ids.index(unknown)])
         return models.WordPiece(
             vocab,
             unk_token=unknown_text,

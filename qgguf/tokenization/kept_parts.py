@@ -62,4 +62,5 @@ def original_text(token: str, type_: int, is_word_piece: bool) -> str:
     """Return a token as tokenizer.json spells it: a GGUF marks the start of a word, not its continuation."""
     if not is_word_piece or type_ == CONTROL:
         return token
-    return token[1:] if token.startswith(WORD_START) else "##" + token
+    # The mark alone is no word: it is the continuation of one.
+    return token[1:] if token.startswith(WORD_START) and token != WORD_START else "##" + token

@@ -113,7 +113,8 @@ def wordpiece(*, lowercase: bool, user_tokens: Iterable[str] = ()) -> Json:
     """BERT's kind: [CLS] text [SEP]."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = [piece.lstrip(SPACE) if piece[0] == SPACE else "##" + piece for piece in pieces()]
-    alone = [*characters(), *("##" + char for char in characters())]
+    letters = [char for char in characters() if not lowercase or char == char.lower()]
+    alone = [*letters, *("##" + char for char in letters)]
     tokens = dict.fromkeys([*special, *alone, *(word.lower() if lowercase else word for word in words), *user_tokens])
     ids = {token: number for number, token in enumerate(token for token in tokens if token)}
     model = {

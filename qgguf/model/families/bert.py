@@ -16,6 +16,7 @@ BERT = Family(
     architectures=("bert",),
     causal=False,
     decoder=False,
+    frames_texts=True,
     exact_compute_buffer=True,
     cards=(
         Card(r"\be5[-_ ].*instruct", instruction_template=SPACED_TEMPLATE),

@@ -11,5 +11,6 @@ ENCODERS = Family(
     architectures=("modern-bert", "neo-bert"),
     causal=False,
     decoder=False,
+    frames_texts=True,
     cards=(Card(r"\bmodernbert[-_ ]embed", prompts=NOMIC_PROMPTS, smallest_dims=256),),
 )

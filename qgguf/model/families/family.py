@@ -73,6 +73,7 @@ class Family:
     recognises            traits -> whether a model of these architectures belongs to the family
     causal                attention, where the header does not declare it
     decoder               llama.cpp has a KV cache and a vocabulary projection for these architectures
+    frames_texts          a start and an end token are around each text, where the header does not declare it
     ignores_add_eos       texts end with the end token even where the header declares that they do not
     needed_tensors        names, each with the reason why the vectors are wrong without it
     exact_compute_buffer  whether `memory.compute_buffer` models the graph of these models exactly
@@ -84,6 +85,7 @@ class Family:
     recognises: Callable[[Traits], bool] = _always
     causal: bool = True
     decoder: bool = True
+    frames_texts: bool = False
     ignores_add_eos: bool = False
     needed_tensors: Mapping[str, str] = field(default_factory=dict)
     exact_compute_buffer: bool = False

@@ -16,6 +16,7 @@ GEMMA_EMBEDDING = Family(
     architectures=("gemma-embedding",),
     causal=False,
     decoder=False,
+    frames_texts=True,
     needed_tensors={"dense_2.weight": _DENSE_IS_MISSING, "dense_3.weight": _DENSE_IS_MISSING},
     cards=(
         Card(

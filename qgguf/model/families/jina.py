@@ -18,6 +18,7 @@ JINA = Family(
     architectures=("jina-bert-v2", "jina-bert-v3"),
     causal=False,
     decoder=False,
+    frames_texts=True,
     cards=(
         Card(
             r"\bjina[-_ ]embeddings[-_ ]v3",

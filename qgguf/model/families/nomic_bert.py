@@ -14,6 +14,7 @@ NOMIC_BERT = Family(
     architectures=("nomic-bert", "nomic-bert-moe"),
     causal=False,
     decoder=False,
+    frames_texts=True,
     cards=(
         Card(r"\bnomic[-_ ]embed.*v1\.5", prompts=NOMIC_PROMPTS, smallest_dims=64),
         Card(r"\bnomic[-_ ]embed.*v2", prompts=NOMIC_PROMPTS, smallest_dims=256),
