@@ -259,3 +259,12 @@ def test_unreadable_kept_parts_are_refused(kept: str, tmp_path: Path):
     header = header_of(bert_tokenizer(), "wordpiece", tmp_path) | {keys.TOKENIZER: kept}
     with pytest.raises(ModelFileError, match=r"tokenizer.*(cannot be read|cannot be built)"):
         hugging_face_tokenizer(header)
+
+
+def test_merges_that_lead_to_no_token_are_ignored(tmp_path: Path):
+    """A vocabulary with merges of tokens that it lacks, which llama.cpp loads, opens here too."""
+    header = header_of(small_qwen3(), "bpe", tmp_path)
+    expected = built(header).ids("é 한 😉 the end").tolist()
+    del header[keys.TOKENIZER]
+    header[keys.MERGES] = [*header[keys.MERGES], "zz qq", "t h e"]
+    assert built(header).ids("é 한 😉 the end").tolist() == expected

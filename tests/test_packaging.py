@@ -60,7 +60,7 @@ def test_wheel_declares_its_requirements(built: tuple[Path, Path]):
     )
     requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
     needs = {need.name for need in requirements if need.marker is None}
-    assert needs == {"llama-cpp-python", "numpy", "huggingface-hub", "click", "tqdm", "psutil"}
+    assert needs == {"llama-cpp-python", "numpy", "huggingface-hub", "click", "tqdm", "psutil", "tokenizers"}
     extras = {str(need.marker): need.name for need in requirements if need.marker is not None}
     assert extras == {'extra == "convert"': "gguf"}
 

@@ -84,10 +84,11 @@ class HuggingFaceTokenizer:
         except Exception:
             if parts["model"]["type"] != "BPE":
                 raise
-            # A merge makes an added token. Only kept parts show which of these belong to the vocabulary.
+            # A merge makes an added token, or one that is not there. Only kept parts show which added tokens belong
+            # to the vocabulary.
             ids += sorted(hidden)
             names += [texts[number] for number in sorted(hidden)]
-            tokenizer.model = _model(parts["model"], names, header, ids, unknown)
+            tokenizer.model = _model(parts["model"], names, _with_known_merges(header, names), ids, unknown)
         entries = {self._names.get(token.id, token.text): token for token in added if token.text}
         tokenizer.add_tokens([_added_token(text, token) for text, token in entries.items()])
         table = dict(enumerate(ids))
@@ -185,6 +186,14 @@ def _added_token(text: str, token: _Added) -> AddedToken:
     if token.is_control:
         flags["normalized"] = False  # its name here is no text that can be normalised
     return AddedToken(text, special=False, **flags)
+
+
+def _with_known_merges(header: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
+    """Return the metadata without the merges that lead to no token, which llama.cpp ignores too."""
+    known = set(names)
+    pairs = [(merge, merge.split(" ")) for merge in header[keys.MERGES]]
+    merges = [merge for merge, parts in pairs if len(parts) == 2 and known.issuperset((*parts, "".join(parts)))]
+    return {**header, keys.MERGES: merges}
 
 
 _EMPTY_MODELS: Mapping[str, Mapping[str, Any]] = {

@@ -1,4 +1,7 @@
-"""What a GGUF file of ours keeps of its checkpoint's tokenizer.json: all but the vocabulary and the merges."""
+"""What a GGUF file of ours keeps of its checkpoint's tokenizer.json: all but vocabulary and merges.
+
+Its truncation and padding are left out too: they are settings of a program, which sentence-transformers overrides.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -40,11 +43,11 @@ def dump_parts(tokenizer: Mapping[str, Any], tokens: Sequence[str], types: Seque
         if original_text(tokens[number], types[number], is_word_piece) != text
     }
     added = [token["id"] for token in tokenizer.get("added_tokens") or []]
-    kept = {name: part for name, part in tokenizer.items() if name != "model"}
+    kept = {name: part for name, part in tokenizer.items() if name not in ("model", "truncation", "padding")}
     kept["model"] = {name: value for name, value in model.items() if name not in ("vocab", "merges")}
     kept[_OUTSIDE] = [number for number in added if number not in set(vocabulary.values())]
     kept[_TEXTS] = {str(number): text for number, text in texts.items()}
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def load_parts(text: str) -> KeptParts:
