@@ -38,6 +38,7 @@ CONVERTER = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--gpu", action="store_true", help="tests/test_gpu.py fails where llama.cpp finds no GPU")
     parser.addoption("--fast", action="store_true", help="run only files that need no model, hub or other process")
 
 

@@ -19,6 +19,7 @@ from qgguf.native.builds import BINDING_VERSION
 from qgguf.native.devices import Device, choose_device, handle_of, list_backends, list_devices
 from qgguf.native.model import NativeModel
 from qgguf.settings import DEVICES
+from tests.support.comparing import cosines
 from tests.support.processes import run_code
 
 HOST = Device("CPU", "a processor", "cpu", "CPU", 8_000_000_000, 8_000_000_000)
@@ -52,6 +53,24 @@ def test_gpu_is_listed_where_llama_cpp_offloads():
     if "RPC" not in list_backends():
         assert has_gpu() == binding.llama().llama_supports_gpu_offload()
     assert "CPU" in list_backends()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="libraries have other names there")
+@needs_none
+def test_backend_that_finds_no_driver_is_named(tmp_path: Path):
+    """It does not register itself; the message advises to check the driver, not to compile the build that is here."""
+    package = Path(binding.llama().__file__).parent / "lib"
+    for library in package.iterdir():
+        (tmp_path / library.name).symlink_to(library)
+    (tmp_path / f"libggml-vulkan{'.dylib' if sys.platform == 'darwin' else '.so'}").touch()
+    program = (
+        "from qgguf.native.devices import list_backends, list_devices, choose_device\n"
+        "from qgguf.errors import DeviceError\n"
+        "try: choose_device('gpu', list_devices(), list_backends())\n"
+        "except DeviceError as error: print(list_backends(), error)\n"
+    )
+    done = run_code(program, home=tmp_path, LLAMA_CPP_LIB_PATH=str(tmp_path))
+    assert "['CPU', 'Vulkan']" in done.stdout and "has Vulkan, which finds no GPU here. Check the driver" in done.stdout
 
 
 def test_device_that_is_gone_is_refused():
@@ -194,7 +213,7 @@ def test_loading_options_do_not_change_vectors(small_qwen3: Path):
         context.close()
         model.close()
     for other in vectors[1:]:
-        np.testing.assert_allclose(other, vectors[0], rtol=1e-2, atol=1e-2)
+        assert cosines(other, vectors[0]).min() >= 0.9995
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' process limits")
@@ -217,14 +236,14 @@ def test_lack_of_memory_is_reported_as_such(qwen3_f16: Path, tmp_path: Path):
 
 
 @needs_gpu
-def test_layers_and_head_are_loaded_where_requested(qwen3_f16: Path, caplog: pytest.LogCaptureFixture):
+def test_layers_and_head_are_loaded_where_requested(small_qwen3: Path, caplog: pytest.LogCaptureFixture):
     """In llama.cpp's log the vocabulary projection stays on the host, and fewer layers take less of the GPU."""
     caplog.set_level(logging.DEBUG, "qgguf.llama")
-    spec = read_spec(qwen3_f16)
+    spec = read_spec(small_qwen3)
 
     def on_gpu(**options: object) -> float:
         caplog.clear()
-        model = NativeModel(qwen3_f16, spec, "gpu", **options)
+        model = NativeModel(small_qwen3, spec, "gpu", **options)
         assert model.device.is_gpu
         model.close()
         lines = [record.message for record in caplog.records if "model buffer size" in record.message]

@@ -14,8 +14,8 @@ from qgguf.errors import BudgetError, DeviceError, DeviceMemoryError, OptionErro
 from qgguf.gguf_format.reader import read_header
 from qgguf.hardware.ram import HostMemory
 from qgguf.inference import engine
-from qgguf.inference.placement import Resources, choose_placement, needed_bytes, next_smaller
-from qgguf.memory.planner import REPACKED, ModelSizes, PlanRequest, worth_repacking
+from qgguf.inference.placement import Resources, choose_placement, compare_memory, needed_bytes, next_smaller
+from qgguf.memory.planner import DRIVER_PARTS, REPACKED, ModelSizes, PlanRequest, worth_repacking
 from qgguf.model.from_gguf import sizes_of, spec_of
 from qgguf.native.devices import Device
 from tests.support.empty_model import make_empty_model
@@ -226,6 +226,25 @@ def test_layers_missing_on_the_gpu_are_logged(
 
 
 # Arguments, options and variables
+
+
+@pytest.mark.parametrize(
+    ("share_of_buffers", "level"),
+    [(0.3, logging.WARNING), (0.7, logging.INFO), (1.0, logging.INFO), (9.0, logging.WARNING)],
+)
+def test_drivers_share_is_not_missed(
+    share_of_buffers: float, level: int, small_qwen3: Path, caplog: pytest.LogCaptureFixture
+):
+    """With a small model, the driver's share is most of the plan; a driver that takes less of it is no fault."""
+    caplog.set_level(logging.INFO, "qgguf")
+    placement = choose_placement(sizes_of_file(small_qwen3), "gpu", PlanRequest(), machine(CARD))
+    parts = {part.name: part.size_bytes for part in placement.plan.parts if part.memory == "GPU"}
+    assert parts["driver"] > placement.plan.vram_bytes / 2
+    buffers = sum(size for name, size in parts.items() if name not in DRIVER_PARTS)
+    caplog.clear()
+    compare_memory(placement, [replace(CARD, free_bytes=CARD.free_bytes - int(share_of_buffers * buffers)), CPU])
+    (record,) = caplog.records
+    assert record.levelno == level and "245MB were planned" in record.getMessage()
 
 
 @pytest.mark.parametrize("name", ["vram", "ram"])

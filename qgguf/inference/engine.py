@@ -20,6 +20,7 @@ from qgguf.inference.placement import (
     Resources,
     choose_cpu_placement,
     choose_placement,
+    compare_memory,
     needed_bytes,
     next_smaller,
 )
@@ -155,7 +156,7 @@ class Engine:
             if device.is_gpu:
                 for lane in self._lanes:
                     lane.open()
-                _compare_memory(placement)
+                compare_memory(placement, list_devices())
         except BaseException:
             self._free()
             raise
@@ -237,20 +238,3 @@ class Engine:
 def current_resources() -> Resources:
     """Return the devices and the memory that are free now."""
     return Resources(list_devices(), list_backends(), host_memory(), types_to_repack())
-
-
-def _compare_memory(placement: Placement) -> None:
-    """Compare planned with actual use of the GPU's memory. Only log the difference."""
-    before = placement.device
-    after = next((device for device in list_devices() if device.name == before.name), before)
-    if after.free_bytes == before.free_bytes:  # some backends know the total only
-        return
-    taken, planned = before.free_bytes - after.free_bytes, placement.plan.vram_bytes
-    less = in_gigabytes(max(taken, 0))
-    sentence = f"{before.name} has {less} less free than before; {in_gigabytes(planned)} were planned."
-    if taken > planned:
-        log.warning("%s Other programs may take memory too.", sentence)
-    elif taken < planned // 2:
-        log.warning("%s The layers may not be on it: see `qgguf doctor`.", sentence)
-    else:
-        log.info("%s", sentence)

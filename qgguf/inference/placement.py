@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from qgguf.errors import BudgetError
 from qgguf.hardware.ram import HostMemory
-from qgguf.memory.planner import ModelSizes, Plan, PlanRequest, plan, smaller_plan
+from qgguf.memory.planner import DRIVER_PARTS, ModelSizes, Plan, PlanRequest, plan, smaller_plan
 from qgguf.native.devices import Device, choose_device
 from qgguf.units import in_gigabytes
 
@@ -84,6 +84,27 @@ def needed_bytes(placement: Placement) -> int:
     """Return the bytes that the plan needs of the GPU's memory, or of the host's where it runs on the CPU."""
     plan = placement.plan
     return plan.vram_bytes if placement.device.is_gpu else plan.required_ram_bytes
+
+
+def compare_memory(placement: Placement, devices: Sequence[Device]) -> None:
+    """Compare the planned with the actual use of the GPU's memory, and log the difference.
+
+    devices  `list_devices()` after the model was loaded; that of the placement is as before it
+    """
+    before, parts = placement.device, placement.plan.parts
+    after = next((device for device in devices if device.name == before.name), before)
+    if after.free_bytes == before.free_bytes:  # some backends know the total only
+        return
+    taken, planned = before.free_bytes - after.free_bytes, placement.plan.vram_bytes
+    buffers = sum(part.size_bytes for part in parts if part.memory == "GPU" and part.name not in DRIVER_PARTS)
+    less = in_gigabytes(max(taken, 0))
+    sentence = f"{before.name} has {less} less free than before; {in_gigabytes(planned)} were planned."
+    if taken > planned:
+        log.warning("%s Other programs may take memory too.", sentence)
+    elif taken < buffers // 2:
+        log.warning("%s The layers may not be on it: see `qgguf doctor`.", sentence)
+    else:
+        log.info("%s", sentence)
 
 
 def _vram(device: Device, request: PlanRequest) -> int:

@@ -3,10 +3,10 @@
 The figures follow llama.cpp's own arithmetic and are checked against what llama.cpp reports when it loads on a CPU
 (scripts/check_memory.py): weights, KV cache, compute buffer, output rows, the repacked copy. Not checked on a GPU yet:
 the driver's share (GPU_CONTEXT_BYTES), the working copies of its kernels, and the half-precision copies that CUDA's
-attention makes of a quantised cache. The rest of a GPU's compute buffer was compared with what llama.cpp reserves on a
-second device, a CPU behind RPC: the same allocator, not the same kernels. The compute buffer is computed from the
-graph for Qwen3 and BERT (at most 3.4 % off); for others it is an estimate with a margin (COMPUTE_BUFFER_MARGIN). The
-program's own memory is a measured constant.
+attention makes of a quantised cache. The rest of a GPU's memory is compared with what llama.cpp reserves on Mesa's
+software device, by its Vulkan backend (tests/test_gpu.py). The compute buffer is computed from the graph for Qwen3 and
+BERT (at most 3.4 % off); for others it is an estimate with a margin (COMPUTE_BUFFER_MARGIN). The program's own memory
+is a measured constant.
 
 An example: two layers of 1 MB that see 2048 tokens (2304 KV cells, those for prompts included):
 
@@ -54,6 +54,9 @@ _REPACKED_ON_ARM = REPACKED | {"Q5_K", "Q6_K", "Q8_0"}
 
 GPU_CONTEXT_BYTES = 200 << 20
 """What a driver takes for a process before its first tensor: an assumption for CUDA, not measured yet."""
+
+DRIVER_PARTS = ("kernels' working copies", "driver")
+"""Names of the parts of a GPU's memory that llama.cpp does not report: upper limits, and less with some drivers."""
 
 COMPUTE_BUFFER_MARGIN = 0.15
 """Share that is added to the compute buffer of a model whose graph `memory.compute_buffer` does not model."""
@@ -312,8 +315,8 @@ def parts_of(
             Part("output norm", "GPU", sizes.output_norm_bytes),
             Part("KV cache (GPU)", "GPU", settings.lanes * n_gpu * kv_layer),
             Part("compute buffer (GPU)", "GPU", settings.lanes * gpu_buffer),
-            Part("kernels' working copies", "GPU", settings.lanes * _working_bytes(sizes, settings)),
-            Part("driver", "GPU", gpu_context_bytes),
+            Part(DRIVER_PARTS[0], "GPU", settings.lanes * _working_bytes(sizes, settings)),
+            Part(DRIVER_PARTS[1], "GPU", gpu_context_bytes),
         ]
     else:
         parts.append(Part("output norm", "CPU", sizes.output_norm_bytes, mapped=True))

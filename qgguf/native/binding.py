@@ -4,6 +4,7 @@ import collections
 import ctypes
 import logging
 import os
+import re
 import sys
 import threading
 from functools import cache
@@ -159,6 +160,14 @@ def ggml_devices() -> Any:
 def ggml_cpu() -> Any | None:
     """Return libggml-cpu, with the fast paths for this processor; None for a build with one library per processor."""
     return _find_library(Path(llama().__file__).parent, "ggml-cpu")
+
+
+@cache
+def backend_libraries() -> frozenset[str]:
+    """Return the names of the backends that have a library, such as "vulkan" for libggml-vulkan.so."""
+    folder = _library_folder(Path(llama().__file__).parent)
+    names = (re.fullmatch(r"(?:lib)?ggml-(\w+)\.(?:so|dylib|dll)", file.name) for file in folder.iterdir())
+    return frozenset(name[1] for name in names if name)
 
 
 def last_errors() -> str:

@@ -99,9 +99,10 @@ class NativeContext:
         parameters.embeddings = strategy is Strategy.PLAIN
         parameters.type_k = parameters.type_v = KV_TYPE_IDS[kv_type]
         parameters.offload_kqv = model.device.is_gpu
-        # Where some layers stay on the CPU, llama.cpp may run their large products on the GPU: it copies their
-        # weights there for each batch.
-        parameters.op_offload = model.device.is_gpu and model.gpu_layers < model.spec.n_layers
+        # With it, llama.cpp would run large products of the CPU's layers on the GPU, and reserve memory for copies of
+        # their weights there, the vocabulary projection's too: 110 MiB for a model that is planned with 2 MiB, and
+        # layers are on the CPU because the GPU's memory is short.
+        parameters.op_offload = False
         if strategy is not Strategy.PLAIN:
             parameters.n_outputs_max = n_sequences
         self._rows: RowReader | None = None

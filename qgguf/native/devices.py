@@ -19,6 +19,9 @@ _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
 # Name in ggml's registry -> usual name, as in BUILDS.
 _BACKENDS = {"MTL": "Metal"}
 
+# Name of a backend's library, such as libggml-vulkan.so -> usual name.
+_LIBRARIES = {"cuda": "CUDA", "vulkan": "Vulkan", "hip": "ROCm", "metal": "Metal", "sycl": "SYCL"}
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -87,7 +90,10 @@ def list_backends() -> list[str]:
         _text(registry.ggml_backend_reg_name(registry.ggml_backend_reg_get(index)))
         for index in range(registry.ggml_backend_reg_count())
     ]
-    return [_BACKENDS.get(name, name) for name in names]
+    registered = [_BACKENDS.get(name, name) for name in names]
+    # One that finds no driver at all does not register itself.
+    compiled = [name for library, name in _LIBRARIES.items() if library in binding.backend_libraries()]
+    return registered + [name for name in compiled if name not in registered]
 
 
 def handle_of(device: Device) -> int:
