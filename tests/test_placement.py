@@ -207,6 +207,19 @@ def test_load_out_of_memory_is_retried_once(
     ).plan.vram_bytes  # fmt: skip
 
 
+@pytest.mark.usefixtures("vanished_gpu")
+def test_auto_goes_to_the_cpu_when_loads_on_the_gpu_fail(
+    small_qwen3: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """After the second plan for the card; the log has the reason with both numbers."""
+    twice = FailingModel(2)
+    monkeypatch.setattr(engine, "NativeModel", twice)
+    with Embedder(small_qwen3, device="auto") as model:
+        assert (model.device, model.plan.vram_bytes) == ("cpu", 0) and np.isfinite(model.encode("é")).all()
+    assert len(twice.layers) == 3 and twice.layers[-1] == 0
+    assert sum("both failed." in record.message for record in caplog.records) == 1
+
+
 def sizes_of_file(path: Path) -> ModelSizes:
     header = read_header(path)
     return sizes_of(header, spec_of(header, path))

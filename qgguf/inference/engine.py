@@ -106,10 +106,24 @@ class Engine:
     def _open(self, sizes: ModelSizes, strategy: str | None) -> Placement:
         """Load the model where it fits, and return that placement.
 
-        On out-of-memory, retry once with a smaller plan. When the GPU is gone and the CPU is allowed, use that.
+        On out-of-memory, retry once with a smaller plan. If "auto" chose a GPU that is gone or full, use the CPU.
         """
         resources = current_resources()
         placement = choose_placement(sizes, self._asked_device, self._request, resources)
+        try:
+            return self._load_or_retry(placement, sizes, resources, strategy)
+        except DeviceError as error:
+            if self._asked_device != "auto" or not placement.device.is_gpu:
+                raise
+            log.warning("%s", error)
+            why = "the GPU has too little room" if isinstance(error, DeviceMemoryError) else "the GPU is gone"
+        on_cpu = choose_cpu_placement(sizes, self._request, resources, why)
+        return self._load_or_retry(on_cpu, sizes, resources, strategy)
+
+    def _load_or_retry(
+        self, placement: Placement, sizes: ModelSizes, resources: Resources, strategy: str | None
+    ) -> Placement:
+        """Load a placement, or where its memory does not suffice the next smaller one; return the one that holds."""
         try:
             self._load(placement, strategy)
             return placement
@@ -117,17 +131,11 @@ class Engine:
             retry = next_smaller(sizes, self._request, resources, placement)
             if retry is None:
                 raise
-            failed = in_gigabytes(needed_bytes(placement))
-            log.warning("%s A plan of %s failed; trying one of %s.", error, failed, in_gigabytes(needed_bytes(retry)))
-        except DeviceError as error:
-            if self._asked_device != "auto" or not placement.device.is_gpu:
-                raise
-            log.warning("%s", error)
-            retry = choose_cpu_placement(sizes, self._request, resources, "the GPU is gone")
+            first, second = in_gigabytes(needed_bytes(placement)), in_gigabytes(needed_bytes(retry))
+            log.warning("%s A plan of %s failed; trying one of %s.", error, first, second)
         try:
             self._load(retry, strategy)
         except DeviceMemoryError as error:
-            first, second = in_gigabytes(needed_bytes(placement)), in_gigabytes(needed_bytes(retry))
             raise DeviceMemoryError(f"{error} Plans of {first} and of {second} both failed.") from None
         return retry
 
