@@ -32,6 +32,7 @@ CACHE = REPOSITORY / ".cache"
 CHECKPOINTS_SOURCE = REPOSITORY / "tests" / "support" / "checkpoints.py"
 CONVERTER = [
     *sorted((REPOSITORY / "qgguf" / "convert").rglob("*.py")),
+    REPOSITORY / "qgguf" / "tokenization" / "kept_parts.py",
     REPOSITORY / "qgguf" / "native" / "quantize.py",
 ]
 

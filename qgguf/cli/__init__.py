@@ -16,6 +16,7 @@ from qgguf.cli.logging_setup import is_verbose, verbose_option
 from qgguf.cli.models import list_command, pull, rm
 from qgguf.cli.plan import plan
 from qgguf.cli.similarity import similarity
+from qgguf.cli.streams import open_missing_streams
 from qgguf.errors import QgError
 
 INTERRUPTED = 130
@@ -55,6 +56,7 @@ for _command in (embed, similarity, inspect, plan, pull, list_command, rm, conve
 
 def main() -> NoReturn:
     """Run the command line: 0 done, 1 an error or a closed pipe, 2 wrong usage, 130 interrupted."""
+    open_missing_streams()
     _write_utf8()
     try:
         code = cli.main(prog_name="qgguf", standalone_mode=False)

@@ -6,6 +6,7 @@ import click
 
 from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.options import threads_option
+from qgguf.cli.streams import report
 from qgguf.convert.quant_recipes import QUANTS, TOKEN_EMBEDDING_TYPES
 from qgguf.model.spec import POOLING_NAMES
 from qgguf.settings import threads_setting
@@ -58,6 +59,7 @@ def convert(
     qgguf convert Qwen/Qwen3-Embedding-0.6B -o models/
     """
     from qgguf import convert_checkpoint
+    from qgguf.atomic_file import is_written_through
     from qgguf.cli.progress import bar
     from qgguf.units import readable
 
@@ -74,4 +76,7 @@ def convert(
             on_progress=show,
             on_fetch=show_fetch,
         )
-    click.echo(f'Wrote {path}, {readable(path.stat().st_size)}. Try it: qgguf embed -m {path} "a text"')
+    if is_written_through(path):
+        click.echo(f"Wrote {path}.", err=True)  # stdout may be the file itself
+        return
+    report(f'Wrote {path}, {readable(path.stat().st_size)}. Try it: qgguf embed -m {path} "a text"')

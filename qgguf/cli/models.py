@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from qgguf.cli.logging_setup import verbose_option
+from qgguf.cli.streams import has_stdin, report
 from qgguf.cli.text_width import width
 from qgguf.units import readable
 
@@ -29,7 +30,7 @@ def pull(name: str) -> None:
         raise click.UsageError(f"{name} is a file on this machine. Use it: qgguf embed -m {name}")
     with bar(f"Fetching {name}") as show:
         path = hub.pull(name, on_progress=show)
-    click.echo(f"{name} is ready ({readable(path.stat().st_size)}, checksum verified): {path}")
+    report(f"{name} is ready ({readable(path.stat().st_size)}, checksum verified): {path}")
 
 
 @click.command("list", short_help="List the models on this machine.")
@@ -76,13 +77,13 @@ def rm(name: str, yes: bool) -> None:
     model = next((model for model in hub.list_models() if model.name == name), None)
     if model and model.source == "folder" and not yes:
         question = f"{model.path} ({readable(model.size_bytes)}) cannot be downloaded again. Delete it?"
-        if not sys.stdin.isatty():
+        if not has_stdin() or not sys.stdin.isatty():
             raise click.UsageError(f"{question} There is no terminal to ask on; to confirm, add --yes.")
         if not click.confirm(question):
             click.echo("Nothing was deleted.")
             return
     removed = hub.remove(name)
-    click.echo(f"Deleted {removed.name} ({readable(removed.size_bytes)}).")
+    report(f"Deleted {removed.name} ({readable(removed.size_bytes)}).")
 
 
 def _row(model: Any) -> tuple[str, str, str, str]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from qgguf.cli.streams import has_stdin
+
 
 def read_texts(arguments: tuple[str, ...], file: str | None) -> list[str]:
     """Return the texts that a command was given.
@@ -16,7 +18,10 @@ def read_texts(arguments: tuple[str, ...], file: str | None) -> list[str]:
     """
     if arguments and file is not None:
         raise click.UsageError("Texts come from the arguments or from -i FILE, not from both.")
-    if file == "-" or arguments == ("-",) or (not arguments and file is None and not sys.stdin.isatty()):
+    is_named = file == "-" or arguments == ("-",)
+    if is_named and not has_stdin():
+        raise click.UsageError("stdin is closed, so it gives no texts. Give them as arguments, or with -i FILE.")
+    if is_named or (not arguments and file is None and has_stdin() and not sys.stdin.isatty()):
         return split_lines(sys.stdin.buffer.read(), "stdin")
     if file is not None:
         return split_lines(Path(file).read_bytes(), file)

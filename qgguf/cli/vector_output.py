@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qgguf.cli.streams import has_stdout
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -104,6 +106,8 @@ def output(out: str | None) -> Iterator[Callable[[bytes], object]]:
     A file is written as `OUT.part`, and renamed when it is complete.
     """
     if out in (None, "-"):
+        if not has_stdout():
+            sys.stdout.write("")  # raises now, before the work
         yield sys.stdout.buffer.write
         sys.stdout.buffer.flush()
         return

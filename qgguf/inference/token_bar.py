@@ -1,5 +1,6 @@
 """Progress bar of a call, in tokens."""
 
+import sys
 import threading
 
 from tqdm import tqdm
@@ -11,14 +12,16 @@ SECONDS_BEFORE_SHOWN = 2.0
 class TokenBar:
     """A progress bar on stderr. Its total is estimated from the characters until all texts are tokenised.
 
-    shown         False: nothing is ever printed
+    shown         False: nothing is ever printed, as in a windowed program, which has no stderr
     n_characters  characters of all texts
     """
 
     def __init__(self, shown: bool, n_characters: int) -> None:
         self._lock = threading.Lock()
         self._characters_left, self._tokens_seen, self._characters_seen = n_characters, 0, 0
-        self._bar = tqdm(total=None, unit="tok", unit_scale=True, delay=SECONDS_BEFORE_SHOWN, disable=not shown)
+        self._bar = tqdm(
+            total=None, unit="tok", unit_scale=True, delay=SECONDS_BEFORE_SHOWN, disable=not shown or sys.stderr is None
+        )
 
     def __enter__(self) -> "TokenBar":
         return self
