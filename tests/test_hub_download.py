@@ -29,7 +29,9 @@ def hub() -> Iterator[Hub]:
 
 
 def part_of(home: Path) -> Path:
-    return home / f"hub/models--me--m/blobs/{CHECKSUM}.incomplete"
+    """Return the part file of huggingface-hub 1, or the only one of qgguf that there is."""
+    folder = home / "hub/models--me--m/blobs"
+    return next(folder.glob(f"{CHECKSUM}.*.incomplete"), folder / f"{CHECKSUM}.incomplete")
 
 
 def files_of(home: Path) -> list[str]:

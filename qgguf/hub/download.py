@@ -1,8 +1,8 @@
 """Downloads of single files into the Hugging Face cache: resumed, verified, then renamed.
 
 huggingface-hub 2 starts over after an interruption, because each try writes a new file. So we download the bytes
-ourselves, with its session and into its cache layout. A file becomes a blob of the cache only after its checksum was
-verified, so blobs are not read again.
+ourselves, with its session and into its cache layout. A file becomes a blob of the cache only after the checksum of
+its bytes on the disk was verified, so blobs are not read again.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from qgguf.errors import ChecksumError, ModelNotFoundError
 from qgguf.file_hash import update_from
 from qgguf.hub.cache_layout import cache_folder, repo_folder, snapshot_path
 from qgguf.hub.errors import explain_offline, network_errors, status_of, translate_errors, with_timeout
+from qgguf.hub.part_files import delete_parts, part_file, publish
 from qgguf.hub.repository import RepoFile
 from qgguf.hub.settings import hub_settings
 from qgguf.types import Progress
@@ -66,14 +67,11 @@ def check(file: RepoFile, path: Path, on_progress: Progress | None = None) -> No
     raises  ChecksumError: it differs; the file is deleted
     """
     _require_checksum(file)
-    size_bytes = path.stat().st_size
-    hasher = _hasher(file, size_bytes)
     with path.open("rb") as stream:
-        update_from(hasher, stream, size_bytes, on_progress)
-    digest = hasher.hexdigest()
+        digest = _digest(file, stream, on_progress)
     if digest != file.checksum:
         blob = Path(os.path.realpath(path))
-        path.unlink()
+        path.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
         raise ChecksumError(_mismatch(file, digest))
 
@@ -87,35 +85,29 @@ def _require_checksum(file: RepoFile) -> None:
 
 
 def _download(file: RepoFile, blob: Path, on_progress: Progress | None) -> None:
-    """Download what `<blob>.incomplete` lacks, verify its checksum, and rename it to `blob`."""
-    part = blob.with_name(f"{blob.name}.incomplete")
-    with part.open("a+b") as stream:
-        if file.size_bytes is not None and part.stat().st_size > file.size_bytes:
-            stream.truncate(0)
-        stream.seek(0)
-        hasher = _hasher(file, file.size_bytes)
-        size_bytes = update_from(hasher, stream, file.size_bytes or 0, on_progress)
-        transfer = _Transfer(file, stream, hasher, size_bytes, on_progress)
-        if file.size_bytes is None or size_bytes < file.size_bytes:
-            transfer.run()
-        stream.flush()
-        os.fsync(stream.fileno())
-    digest = transfer.hasher.hexdigest()
-    if digest != file.checksum:
-        part.unlink()
-        raise ChecksumError(_mismatch(file, digest))
-    os.replace(part, blob)
+    """Download what an earlier download has not, verify the checksum, and publish the file as `blob`."""
+    with part_file(blob) as part:
+        with part.open("r+b") as stream:
+            done_bytes = stream.seek(0, os.SEEK_END)
+            transfer = _Transfer(file, stream, done_bytes, on_progress)
+            if file.size_bytes is None or done_bytes != file.size_bytes:
+                transfer.run()
+            stream.flush()
+            os.fsync(stream.fileno())
+            stream.seek(0)
+            digest = _digest(file, stream)
+        if digest != file.checksum:
+            delete_parts(blob)
+            raise ChecksumError(_mismatch(file, digest))
+        publish(part, blob)
 
 
 class _Transfer:
     """The transfer of one file to disk, over one or more connections."""
 
-    def __init__(
-        self, file: RepoFile, stream: BinaryIO, hasher: Any, done_bytes: int, on_progress: Progress | None
-    ) -> None:
+    def __init__(self, file: RepoFile, stream: BinaryIO, done_bytes: int, on_progress: Progress | None) -> None:
         self.file = file
         self.stream = stream
-        self.hasher = hasher
         self.done_bytes = done_bytes
         self.total_bytes = file.size_bytes
         self.on_progress = on_progress
@@ -126,6 +118,8 @@ class _Transfer:
         raises  the network's errors: of the first connection at once, later after `_RETRIES` retries
         """
         started, failures, expected = False, 0, network_errors()
+        if self.total_bytes is not None and self.done_bytes > self.total_bytes:
+            self._start_over()
         while True:
             start = self.done_bytes
             try:
@@ -166,7 +160,6 @@ class _Transfer:
             self.stream.write(chunk)
         except OSError as error:
             raise ModelNotFoundError(self._no_space(str(error.strerror or error))) from error
-        self.hasher.update(chunk)
         self.done_bytes += len(chunk)
         if self.on_progress:
             self.on_progress(self.done_bytes, self.total_bytes or 0)
@@ -174,7 +167,6 @@ class _Transfer:
     def _start_over(self) -> None:
         self.stream.seek(0)
         self.stream.truncate()
-        self.hasher = _hasher(self.file, self.total_bytes)
         self.done_bytes = 0
 
     def _check_space(self) -> None:
@@ -242,13 +234,20 @@ def _link(blob: Path, path: Path) -> None:
     try:
         path.symlink_to(os.path.relpath(blob, path.parent))
     except OSError:
-        os.replace(blob, path)
+        # Without working locks another process may have made the entry first.
+        if not path.is_symlink():
+            os.replace(blob, path)
 
 
-def _hasher(file: RepoFile, size_bytes: int | None) -> Any:
+def _digest(file: RepoFile, stream: BinaryIO, on_progress: Progress | None = None) -> str:
+    """Return the hash of an open file on the disk, of the kind of the published checksum."""
+    size_bytes = os.fstat(stream.fileno()).st_size
     if len(file.checksum) == 64:
-        return hashlib.sha256()
-    return hashlib.sha1(b"blob %d\0" % (size_bytes or 0), usedforsecurity=False)
+        hasher = hashlib.sha256()
+    else:
+        hasher = hashlib.sha1(b"blob %d\0" % size_bytes, usedforsecurity=False)
+    update_from(hasher, stream, size_bytes, on_progress)
+    return hasher.hexdigest()
 
 
 def _mismatch(file: RepoFile, digest: str) -> str:
