@@ -1,7 +1,7 @@
 """The files of unfinished downloads beside the blobs of the cache.
 
 File locks do not lock on every network file system, so several processes may download the same blob at once. Each
-writes a file of its own that no other process writes:
+writes a separate file, which no other process writes:
 
 - `<blob>.<random>.incomplete`  the part file of one process; after the process was killed, left over
 - `<blob>.qgguf.incomplete`     the bytes that an interrupted download left; no process writes to it
