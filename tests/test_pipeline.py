@@ -21,6 +21,7 @@ from qgguf.inference.token_bar import TokenBar
 from qgguf.model.prompts import Prompt
 from qgguf.tokenization.tokenizer import Tokenizer
 from tests.support.comparing import cosines
+from tests.support.processes import run_code
 
 SMALL = {"WINDOW_TEXTS": 7, "WINDOW_CHARACTERS": 120}
 MAX_TOKENS = 40
@@ -206,6 +207,37 @@ def test_quick_call_shows_no_bar(qwen3: Embedder, capfd: pytest.CaptureFixture[s
     qwen3.encode(["é"], show_progress_bar=True)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_interrupt_while_the_bar_is_drawn_ends_the_call(minilm_q8: Path, tmp_path: Path):
+    """Ctrl-C at the very time of a drawing, five times: each call ends, and the next one computes."""
+    code = """
+import os, signal, sys
+from qgguf import Embedder
+from qgguf.inference import token_bar
+
+class Terminal:
+    encoding = "utf-8"
+    def flush(self): pass
+    def write(self, text):
+        if "tok/s" in text and not self.sent:
+            self.sent = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+token_bar.SECONDS_BEFORE_SHOWN = 0.05
+sys.stderr = Terminal()
+texts = [f"{number} 한 é 😉 " * 40 for number in range(2000)]
+with Embedder(sys.argv[1], max_tokens=256) as embedder:
+    for _ in range(5):
+        sys.stderr.sent = False
+        try:
+            embedder.encode(texts, show_progress_bar=True)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+    print(embedder.encode("é").shape)
+"""
+    done = run_code(code, str(minilm_q8), home=tmp_path)
+    assert done.stdout.split() == ["interrupted"] * 5 + ["(384,)"], done.stderr
 
 
 # Memory

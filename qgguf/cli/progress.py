@@ -44,6 +44,8 @@ def bar(what: str, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
 def _draw(what: str, unit: str) -> Any:
     from tqdm import tqdm
 
+    # tqdm's own thread waits for a lock that an interrupt inside a drawing leaves locked, and closing waits for it.
+    tqdm.monitor_interval = 0
     return tqdm(
         desc=what,
         unit=unit,
