@@ -280,3 +280,17 @@ def test_build_for_another_processor_is_refused(tmp_path: Path):
     done = run_code(program, home=tmp_path)
     assert done.returncode == 0 and os.name, done.stderr
     assert "AVX2" in done.stdout and "which this one lacks" in done.stdout and "--no-binary" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not list loaded libraries")
+def test_each_library_of_llama_cpp_is_loaded_once(tmp_path: Path):
+    """A second copy would have a second registry of devices, and would initialise the GPU again."""
+    program = (
+        "import pathlib\n"
+        "from qgguf.native import binding, devices\n"
+        "devices.list_devices(), binding.ggml(), binding.ggml_cpu(), binding.ggml_devices()\n"
+        "files = {line.split()[-1] for line in open('/proc/self/maps') if '/llama_cpp/' in line}\n"
+        "print(*sorted(pathlib.Path(file).name.partition('.')[0] for file in files))\n"
+    )
+    loaded = run_code(program, home=tmp_path).stdout.split()
+    assert {"libllama", "libggml", "libggml-base"} <= set(loaded) and len(loaded) == len(set(loaded))

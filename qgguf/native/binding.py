@@ -63,11 +63,8 @@ def llama() -> Any:
         _keep_alive.append(callback)
         module.llama_log_set(callback, ctypes.c_void_p(0))
         module.llama_backend_init()
-        package = Path(module.__file__).parent
-        _load_backends(package)
-        base = _find_library(package, "ggml-base")
-        if base is not None:
-            TensorAccess(base)  # raises where the layout differs, before anything is computed
+        _load_backends(module)
+        TensorAccess(_library_with(module, "ggml-base", "ggml_get_name"))  # raises where the layout differs
         system_info = module.llama_print_system_info().decode()
     except NativeError:
         raise
@@ -117,16 +114,15 @@ def _check_version(module: Any) -> None:
         )
 
 
-def _load_backends(package: Path) -> None:
+def _load_backends(module: Any) -> None:
     """Load the backends of a build that has each in a separate library.
 
     By default llama.cpp would search the folder of the Python interpreter and the current folder.
     """
-    library = _find_library(package, "ggml")
-    if library is not None:
-        library.ggml_backend_reg_count.restype = ctypes.c_size_t
-        if not library.ggml_backend_reg_count():
-            library.ggml_backend_load_all_from_path(os.fsencode(_library_folder(package)))
+    library = _library_with(module, "ggml", "ggml_backend_reg_count")
+    library.ggml_backend_reg_count.restype = ctypes.c_size_t
+    if not library.ggml_backend_reg_count():
+        library.ggml_backend_load_all_from_path(os.fsencode(_library_folder(Path(module.__file__).parent)))
 
 
 @cache
@@ -135,7 +131,7 @@ def ggml() -> Any:
 
     raises  NativeError
     """
-    return _needed_library("ggml-base")
+    return _library_with(llama(), "ggml-base", "ggml_get_name")
 
 
 @cache
@@ -153,13 +149,16 @@ def ggml_devices() -> Any:
 
     raises  NativeError
     """
-    return _needed_library("ggml")
+    return _library_with(llama(), "ggml", "ggml_backend_reg_count")
 
 
 @cache
 def ggml_cpu() -> Any | None:
     """Return libggml-cpu, with the fast paths for this processor; None for a build with one library per processor."""
-    return _find_library(Path(llama().__file__).parent, "ggml-cpu")
+    try:
+        return _library_with(llama(), "ggml-cpu", "ggml_backend_cpu_init")
+    except NativeError:
+        return None
 
 
 @cache
@@ -177,11 +176,25 @@ def last_errors() -> str:
     return joined
 
 
-def _needed_library(name: str) -> Any:
-    library = _find_library(Path(llama().__file__).parent, name)
-    if library is None:
+def _library_with(module: Any, name: str, function: str) -> Any:
+    """Return the library of this name, which has this function, as llama.cpp itself has loaded it.
+
+    raises  NativeError: there is none
+    """
+    library: Any = None
+    if os.name == "nt":
+        # One library of a name is loaded once.
+        folder = _library_folder(Path(module.__file__).parent)
+        file = next((folder / f for f in (f"{name}.dll", f"lib{name}.dll") if (folder / f).exists()), None)
+        library = file and ctypes.CDLL(str(file))
+    else:
+        # Through libllama, whose functions and those of all libraries it needs are found. By its path, a second copy
+        # would be loaded: wheels have no links, so libggml.so and the libggml.so.0 that libllama needs are two files.
+        # Each would have a registry of backends, and initialise the GPU.
+        library = ctypes.CDLL(module._lib._name, handle=module._lib._handle)
+    if not hasattr(library, function):
         raise NativeError(
-            f"There is no {name} library beside {llama().__file__}. Install llama-cpp-python again: "
+            f"There is no {name} library beside {module.__file__}. Install llama-cpp-python again: "
             f"{compile_line('CPU', sys.platform)}"
         )
     return library
@@ -191,11 +204,3 @@ def _library_folder(package: Path) -> Path:
     """Return the folder that llama-cpp-python loads its libraries from."""
     configured = os.environ.get("LLAMA_CPP_LIB_PATH")
     return package / "lib" if configured is None else Path(configured)
-
-
-def _find_library(package: Path, name: str) -> Any | None:
-    folder = _library_folder(package)
-    for file in (f"{name}.dll", f"lib{name}.dll", f"lib{name}.dylib", f"lib{name}.so"):
-        if (folder / file).exists():
-            return ctypes.CDLL(str(folder / file))
-    return None
