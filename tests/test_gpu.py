@@ -126,6 +126,8 @@ def test_quantised_weights_give_the_cpus_vectors(file: str, request: pytest.Fixt
     path = request.getfixturevalue(file)
     with Embedder(path, device="cpu") as cpu, Embedder(path, device="gpu") as embedder:
         assert cosines(embedder.encode(SHORT), cpu.encode(SHORT)).min() >= 0.99
+        # On a GPU a few rows are rounded by other kernels than many; that is no reason for a slower strategy.
+        assert embedder._engine.strategy == cpu._engine.strategy
 
 
 # Budgets
@@ -207,6 +209,10 @@ def test_plan_is_what_llama_cpp_reports(
         ("compute", parts["compute buffer (GPU)"]),
     ):
         actual = reported(log, what, gpu.name)
+        if what == "compute" and file == "minilm_f16" and gpu.backend != "CUDA":
+            # Its heads of 32 have no flash attention with CUDA, for which the plan is.
+            assert actual <= planned, parts
+            continue
         assert actual == pytest.approx(planned, rel=0.05, abs=0.6), (what, parts)
     total = sum(reported(log, what, gpu.name) for what in ("model", "KV", "compute"))
     assert 0 < total <= sum(parts.values()) - parts["driver"]

@@ -165,6 +165,25 @@ def test_encoder_needs_no_kv_cache(tmp_path: Path):
         plan(sizes, PlanRequest(kv_type="q8_0"))
 
 
+@pytest.mark.parametrize(("n_gpu_layers", "mebibytes"), [(6, (3.7559, 17.2534)), (2, (5.7529, 5.3760))])
+def test_encoder_without_flash_attention_on_cuda(n_gpu_layers: int, mebibytes: tuple[float, float], minilm_f16: Path):
+    """MiniLM's heads of 32 numbers: the compute buffers that llama.cpp 0.3.36 reported on an H200, host's and GPU's."""
+    header = read_header(minilm_f16)
+    sizes = sizes_of(header, spec_of(header, minilm_f16))
+    budgets = [2_000_000_000] if n_gpu_layers == sizes.n_layers else range(200_000_000, 400_000_000, 50_000)
+    vram = next(budget for budget in budgets if _layers_in(sizes, budget) >= n_gpu_layers)
+    parts = {part.name: part.size_bytes / (1 << 20) for part in plan(sizes, PlanRequest(vram, max_tokens=256)).parts}
+    planned = parts["compute buffer (CPU)"], parts["compute buffer (GPU)"]
+    assert planned == pytest.approx(mebibytes, abs=0.01)
+
+
+def _layers_in(sizes: ModelSizes, vram: int) -> int:
+    try:
+        return plan(sizes, PlanRequest(vram, max_tokens=256)).n_gpu_layers
+    except BudgetError:
+        return 0
+
+
 def test_weights_are_counted_once_without_a_gpu(sizes_4b: ModelSizes):
     """Each byte of the weights is in the host's memory once: in pages of the file, or in the CPU's own layout."""
     weights = sum(sum(layer.values()) for layer in sizes_4b.layers) + sizes_4b.input_bytes + sizes_4b.output_norm_bytes

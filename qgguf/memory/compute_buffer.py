@@ -39,6 +39,8 @@ class GraphShape:
     cpu_layers, gpu_layers    the first ones on the CPU, the rest on the GPU
     output_on_gpu  the vocabulary projection's matrix is on the GPU
     half_copies    the GPU's attention first copies a quantised cache into half precision, as CUDA does
+    score_heads    heads whose scores of all tokens with all tokens are stored, because the device has no flash attention
+                   for this model; 0 where it has, as a CPU always
     """
 
     post_norm: bool
@@ -60,6 +62,7 @@ class GraphShape:
     gpu_layers: int = 0
     output_on_gpu: bool = False
     half_copies: bool = False
+    score_heads: int = 0
 
 
 def compute_buffer_bytes(shape: GraphShape) -> tuple[int, int]:
@@ -297,6 +300,13 @@ def _attention_without_cache(
     graph: _Graph, shape: GraphShape, mask: _Tensor, ops: _Operations, q: _Tensor, k: _Tensor, v: _Tensor
 ) -> _Tensor:
     q = _view(_view(q))
+    if shape.score_heads:
+        scores = ops.result(shape.score_heads * shape.tokens, _view(k), q)
+        weights = ops.result(shape.score_heads * shape.tokens, scores, mask, in_place=[scores])
+        transposed = ops.result(shape.keys, _view(v))
+        attended = ops.result(shape.queries, _view(ops.result(shape.queries, transposed, weights)))
+        graph.expand(attended)
+        return attended
     k = ops.result(shape.keys, _view(k), bytes_per_number=_F16)
     v = ops.result(shape.keys, _view(v), bytes_per_number=_F16)
     attended = _view(ops.result(shape.queries, q, k, v, mask))
@@ -306,7 +316,8 @@ def _attention_without_cache(
 
 def _mask(shape: GraphShape) -> _Tensor:
     """Return the attention masks, as one tensor."""
-    return _input(shape.masks * (shape.cells or shape.tokens) * shape.tokens * _F16)
+    bytes_per_number = _F32 if shape.score_heads else _F16
+    return _input(shape.masks * (shape.cells or shape.tokens) * shape.tokens * bytes_per_number)
 
 
 def _embeddings(graph: _Graph, shape: GraphShape) -> _Tensor:

@@ -55,6 +55,9 @@ _REPACKED_ON_ARM = REPACKED | {"Q5_K", "Q6_K", "Q8_0"}
 GPU_CONTEXT_BYTES = 200 << 20
 """What a driver takes for a process before its first tensor: an assumption for CUDA, not measured yet."""
 
+_FLASH_HEAD_DIMS = frozenset([40, 64, 72, 80, 96, 112, 128, 256])
+"""Head sizes for which CUDA has flash attention, without conditions (ggml-cuda/fattn.cu). MiniLM's 32 is not one."""
+
 DRIVER_PARTS = ("kernels' working copies", "driver")
 """Names of the parts of a GPU's memory that llama.cpp does not report: upper limits, and less with some drivers."""
 
@@ -419,11 +422,21 @@ def _compute_buffer(sizes: ModelSizes, settings: Settings) -> tuple[int, int]:
             gpu_layers=settings.n_gpu_layers,
             output_on_gpu=_output_on_gpu(sizes, settings),
             half_copies=True,
+            score_heads=_score_heads(sizes, settings),
         )
         buffers.append(compute_buffer_bytes(shape))
     margin = 0 if sizes.exact_compute_buffer else COMPUTE_BUFFER_MARGIN
     on_cpu, on_gpu = (int(max(sizes_bytes) * (1 + margin)) for sizes_bytes in zip(*buffers, strict=True))
     return on_cpu, on_gpu
+
+
+def _score_heads(sizes: ModelSizes, settings: Settings) -> int:
+    """Return the heads whose scores are stored, since flash attention on a GPU lacks heads of this size; else 0.
+
+    llama.cpp then computes without flash attention on the CPU too. With another backend than CUDA it is an upper limit.
+    """
+    lacks = settings.n_gpu_layers and sizes.post_norm and sizes.head_dim not in _FLASH_HEAD_DIMS
+    return sizes.n_heads if lacks else 0
 
 
 def _rotation(head_dim: int) -> int:

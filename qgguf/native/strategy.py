@@ -6,6 +6,13 @@ LEAST_COSINE = 0.999
 """Cosine to the plain strategy's vectors that the other strategies must reach. Quantised weights round differently for
 one row than for many; F16 reaches 0.9999."""
 
+LEAST_COSINE_ROUNDED = 0.95
+"""The same where the plain strategy's own vectors of a text in a batch and alone differ by more. The row of another
+token has a far smaller cosine."""
+
+ROUNDING_FACTOR = 4.0
+"""How many times the plain strategy's own difference (1 - cosine) another strategy may have."""
+
 
 class Strategy(Enum):
     """How vectors are read from llama.cpp.

@@ -9,7 +9,7 @@ from qgguf.errors import NativeError, OptionError
 from qgguf.model.spec import ModelSpec, Pooling
 from qgguf.native.context import NativeContext
 from qgguf.native.model import NativeModel
-from qgguf.native.strategy import LEAST_COSINE, STRATEGY_NAMES, Strategy
+from qgguf.native.strategy import LEAST_COSINE, LEAST_COSINE_ROUNDED, ROUNDING_FACTOR, STRATEGY_NAMES, Strategy
 from qgguf.vectors import Vectors
 
 log = logging.getLogger("qgguf")
@@ -31,19 +31,38 @@ def choose_strategy(model: NativeModel, *, threads: int, pooling: Pooling, asked
         return Strategy.PLAIN
     texts = _probe_texts(model)
     expected = _compute(model, Strategy.PLAIN, texts, threads)
+    least, found = LEAST_COSINE, []
     for strategy in (Strategy.LAST_ROWS, Strategy.TWO_CALLS):
         try:
             vectors = _compute(model, strategy, texts, threads)
         except NativeError as error:
             log.info("Strategy %s does not work for this model: %s", strategy.value, error)
+            found.append(f"{strategy.value} does not work")
             continue
-        nearest = float(np.min(_cosines(vectors, expected)))
-        if nearest >= LEAST_COSINE:
+        nearest = _least_cosine(vectors, expected)
+        if nearest < least:
+            least = min(least, _least_by_rounding(model, texts, expected, threads))
+        if nearest >= least:
             log.info("Strategy %s: cosine %.6f or more to llama.cpp's own pooling.", strategy.value, nearest)
             return strategy
         log.info("Strategy %s: other vectors than llama.cpp's own pooling (cosine %.4f).", strategy.value, nearest)
-    log.warning("Using the plain strategy: no faster one gives the right vectors for this model.")
+        found.append(f"{strategy.value} has cosine {nearest:.4f}, needed is {least:.4f}")
+    log.warning(
+        "Using the plain strategy: no faster one gives the right vectors for this model (%s).", "; ".join(found)
+    )
     return Strategy.PLAIN
+
+
+def _least_by_rounding(model: NativeModel, texts: list[Ids], expected: Vectors, threads: int) -> float:
+    """Return the cosine that a right strategy must reach, given how far the plain strategy itself is from `expected`.
+
+    A GPU has other kernels for few rows than for many, and each rounds quantised weights and activations differently.
+    What the plain strategy gives for one text alone differs by that much from what it gives in a batch.
+    """
+    alone = np.concatenate([_compute(model, Strategy.PLAIN, [text], threads) for text in texts])
+    difference = 1 - _least_cosine(alone, expected)
+    log.info("The plain strategy itself: cosine %.6f between a text in a batch and alone.", 1 - difference)
+    return max(LEAST_COSINE_ROUNDED, 1 - ROUNDING_FACTOR * difference)
 
 
 def check_strategy(spec: ModelSpec, pooling: Pooling, asked: str | None) -> None:
@@ -76,7 +95,6 @@ def _compute(model: NativeModel, strategy: Strategy, texts: list[Ids], threads: 
         context.close()
 
 
-def _cosines(a: Vectors, b: Vectors) -> Vectors:
+def _least_cosine(a: Vectors, b: Vectors) -> float:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: Vectors = ((a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-    return cosines
+    return float(np.min((a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)))
