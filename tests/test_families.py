@@ -15,8 +15,8 @@ import pytest
 from qgguf import Embedder
 from tests.support.comparing import cosines
 from tests.support.family_checkpoints import FAMILIES, MAX_TOKENS, TEXTS, FamilyCheckpoint
+from tests.support.text_sources import CONTEXTS, blocks, locale_texts, random_texts
 from tests.support.texts import GOLDEN, QUERIES
-from tests.test_tokens import CONTEXTS, blocks, locale_texts, random_texts
 
 FOLDER = Path(__file__).parent / "golden"
 # llama.cpp's GELU is a table of 16-bit floats: vectors of length 1 differ by up to 0.0013 in one of 64 dims.

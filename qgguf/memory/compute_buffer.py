@@ -39,8 +39,8 @@ class GraphShape:
     cpu_layers, gpu_layers    the first ones on the CPU, the rest on the GPU
     output_on_gpu  the vocabulary projection's matrix is on the GPU
     half_copies    the GPU's attention first copies a quantised cache into half precision, as CUDA does
-    score_heads    heads whose scores of all tokens with all tokens are stored, because the device has no flash attention
-                   for this model; 0 where it has, as a CPU always
+    score_heads    heads whose scores of all tokens with all tokens are stored, because the device lacks flash attention
+                   for this model; 0 where it has it, as a CPU always
     """
 
     post_norm: bool

@@ -135,8 +135,8 @@ def sizes_of(header: Header, spec: ModelSpec) -> ModelSizes:
                 input_type = TENSOR_TYPES[tensor.type_id][0]
     if not all(layers):
         raise ModelFileError(
-            f"{spec.name}: {layers.count(Counter())} of {spec.n_layers} layers have no weights. "
-            "Fetch or convert it again."
+            f"{spec.name}: {layers.count(Counter())} of {spec.n_layers} layers have no weights (blk.0 and so on). The file "
+            f"is damaged, or qgguf does not run its architecture ({spec.architecture}). Fetch or convert it again."
         )
     return ModelSizes(
         n_layers=spec.n_layers,
@@ -233,7 +233,7 @@ def _warnings(header: Header, family: Family, card: Card) -> list[str]:
     ):
         split = header.metadata.get(keys.PRE_TOKENIZER)
         shown = f"texts are split by llama.cpp's {split!r}" if split else "the file does not name how texts are split"
-        reasons.append(f"{shown}; ids of rare characters may differ from the checkpoint's")
+        reasons.append(f"{shown}; ids of code, emoji and rare letters may differ from the checkpoint's")
     return list(dict.fromkeys(reasons))
 
 
