@@ -135,8 +135,8 @@ def sizes_of(header: Header, spec: ModelSpec) -> ModelSizes:
                 input_type = TENSOR_TYPES[tensor.type_id][0]
     if not all(layers):
         raise ModelFileError(
-            f"{spec.name}: {layers.count(Counter())} of {spec.n_layers} layers have no weights (blk.0 and so on). The file "
-            f"is damaged, or qgguf does not run its architecture ({spec.architecture}). Fetch or convert it again."
+            f"{spec.name}: {layers.count(Counter())} of {spec.n_layers} layers have no weights (blk.0 and so on). The "
+            f"file is damaged, or qgguf does not run its architecture ({spec.architecture}). Fetch or convert it again."
         )
     return ModelSizes(
         n_layers=spec.n_layers,
