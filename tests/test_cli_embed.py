@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -378,6 +379,26 @@ def test_long_work_shows_a_bar_and_ctrl_c_ends_it(minilm_q8: Path, tmp_path: Pat
     )
     assert code == 130 and b"Interrupted." in shown and b"Traceback" not in shown
     assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+
+
+@pytest.mark.parametrize("what", ["texts", "model"])
+@pytest.mark.parametrize("by", ["name", "symbolic link", "hard link"])
+def test_output_over_an_input_is_refused(what: str, by: str, minilm_q8: Path, tmp_path: Path):
+    """The file that the command reads stays as it was, also where the output is another name of it."""
+    texts, model = tmp_path / "x.txt", tmp_path / "é.gguf"
+    texts.write_text("한 é 😉\n", "utf-8")
+    shutil.copy(minilm_q8, model)
+    read = texts if what == "texts" else model
+    before, out = read.read_bytes(), tmp_path / "out.jsonl"
+    if by == "name":
+        out = read
+    elif by == "symbolic link":
+        out.symlink_to(read)
+    else:
+        os.link(read, out)
+    done = qgguf("embed", "-m", str(model), "-i", str(texts), "-f", "jsonl", "-o", str(out), home=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith(f"Error: Cannot write {out}: it is the ".encode())
+    assert len(done.stderr.splitlines()) == 1 and read.read_bytes() == before
 
 
 # similarity

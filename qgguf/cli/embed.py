@@ -8,7 +8,7 @@ import click
 from qgguf.cli.logging_setup import verbose_option
 from qgguf.cli.options import device_option, find_model, memory_options, model_option, spec_options, threads_option
 from qgguf.cli.text_input import read_texts
-from qgguf.cli.vector_output import FORMATS, choose_format, output, write_vectors
+from qgguf.cli.vector_output import FORMATS, choose_format, output, refuse_inputs, write_vectors
 from qgguf.option_values import LEAST_MAX_TOKENS, PRECISIONS, TRUNCATIONS
 from qgguf.settings import device_setting, ram_setting, threads_setting, vram_setting
 
@@ -103,6 +103,7 @@ def embed(
     form = choose_format(form, out)
     lines = read_texts(texts, file)
     path = find_model(model)
+    refuse_inputs(out, {"the file of texts (-i)": file, "the model": path})
     from qgguf.embedder import Embedder
 
     with output(out) as write:

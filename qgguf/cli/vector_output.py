@@ -3,8 +3,9 @@
 import base64
 import io
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qgguf.cli.streams import has_stdout
+from qgguf.errors import OutputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +105,7 @@ def numbers(vector: "NDArray[Any]", separator: str) -> str:
 def output(out: str | None) -> Iterator[Callable[[bytes], object]]:
     """Open `out` ("-" or None: stdout) and yield the function that writes bytes to it.
 
-    A file is written as `OUT.part`, and renamed when it is complete.
+    A regular file appears when the block ends without an error.
     """
     if out in (None, "-"):
         if not has_stdout():
@@ -115,6 +117,19 @@ def output(out: str | None) -> Iterator[Callable[[bytes], object]]:
 
     with open_output(Path(str(out))) as write:
         yield write
+
+
+def refuse_inputs(out: str | None, inputs: Mapping[str, str | os.PathLike[str] | None]) -> None:
+    """Refuse to write over a regular file that the command reads.
+
+    inputs  what a file is -> its path; None and "-": no file
+    raises  OutputError
+    """
+    if out is None or not os.path.isfile(out):
+        return
+    for what, path in inputs.items():
+        if path is not None and os.path.isfile(path) and os.path.samefile(out, path):
+            raise OutputError(f"Cannot write {out}: it is {what}. Choose another output file.")
 
 
 def _little_endian(vector: "NDArray[Any]") -> "NDArray[Any]":
