@@ -25,7 +25,7 @@ def check_dims(dims: int, smallest: int, largest: int) -> None:
 
 
 def normalize(vectors: Vectors) -> Vectors:
-    """Bring each row to length 1; a row of zeros stays zeros.
+    """Bring each row to length 1; a row of zeros stays zeros, one with NaN or infinity becomes NaN.
 
     vectors  (n_texts, dims) float32
     returns  (n_texts, dims) float32
@@ -37,7 +37,8 @@ def normalize(vectors: Vectors) -> Vectors:
     # float64: the squares of float32 rows overflow from 1e19 on and vanish below 1e-23.
     wide = vectors.astype(np.float64)
     length = np.linalg.norm(wide, axis=1, keepdims=True)
-    unit: NDArray[np.float64] = np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)
+    with np.errstate(invalid="ignore"):  # infinity by infinity
+        unit: NDArray[np.float64] = np.divide(wide, length, out=np.zeros_like(wide), where=length != 0)
     return unit.astype(np.float32)
 
 
@@ -108,6 +109,7 @@ def _comparable(
     if precision is not None and (not isinstance(precision, str) or precision not in PRECISIONS):
         raise OptionError(f"precision={precision!r}; use one of {', '.join(PRECISIONS)}.")
     left, right = _rows(a), _rows(b)
+    left, right = _sized(left, right), _sized(right, left)
     precisions = [precision] * 2 if precision is not None else _precisions(left, right, model_dims)
     packed = [word in _PACKED for word in precisions]
     if packed[0] != packed[1]:
@@ -134,6 +136,11 @@ def _rows(vectors: ArrayLike) -> NDArray[Any]:
     if rows.dtype.kind not in "fiub":
         raise OptionError(f"An array of {rows.dtype} does not hold vectors. Give float32, int8 or uint8.")
     return np.atleast_2d(rows)
+
+
+def _sized(rows: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
+    """Return no rows of the others' dims and type for an empty list, which is no vectors of any dims."""
+    return rows if rows.shape != (1, 0) else others[:0]
 
 
 def _precisions(left: NDArray[Any], right: NDArray[Any], model_dims: int | None) -> list[str]:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qgguf import Embedder
 from qgguf.errors import DimensionError, OptionError
+from qgguf.vectors import similarity, similarity_pairwise
 from tests.support.processes import qgguf
 
 TEXTS = ["a cat sleeps", "the kitten naps", "stocks fell é 한 😉", "bread"]
@@ -94,3 +96,21 @@ def test_command_compares_float_vectors(minilm_q8: Path, tmp_path: Path):
         expected = f"{model.similarity(vectors, vectors)[0, 1]:.3f}"
     done = qgguf("similarity", *TEXTS[:2], "-m", str(minilm_q8), "--dim", "48", home=tmp_path)
     assert done.returncode == 0 and expected in done.stdout.decode()
+
+
+def test_nan_is_not_a_cosine():
+    """A vector with NaN or infinity has no cosine; a vector of zeros has 0."""
+    for bad in (np.nan, np.inf):
+        assert np.isnan(similarity([1, bad], [[1, 0], [0, 1]])).all()
+        assert np.isnan(similarity_pairwise([[1.0, bad]], [[1.0, 0.0]])).all()
+    assert similarity([0, 0], [1, 0]).tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize("empty", [[], np.empty((0, 3), np.float32)])
+def test_no_vectors_have_no_cosines(empty: Any):
+    """An empty list is no vectors, not one vector without dims."""
+    vectors = np.ones((2, 3), np.float32)
+    assert similarity(empty, vectors).shape == (0, 2) and similarity(vectors, empty).shape == (2, 0)
+    assert similarity(empty, empty).shape == (0, 0)
+    packed = np.ones((2, 3), np.uint8)
+    assert similarity([], packed).shape == (0, 2) and similarity_pairwise([], []).shape == (0,)
