@@ -14,10 +14,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from qgguf.background import BackgroundCall
 from qgguf.errors import ForkError, NativeError
 
 _Result = TypeVar("_Result")
@@ -116,8 +116,7 @@ def run_parallel(call: Callable[[], _Result]) -> _Result:
     """
     if threading.get_ident() != _process.forked_thread:
         return call()
-    with ThreadPoolExecutor(1, thread_name_prefix="qgguf-forked") as pool:
-        return pool.submit(call).result()
+    return BackgroundCall(call, name="qgguf-forked").start().result()
 
 
 def free_with(owner: object, free: Callable[[Any], object], handle: Any) -> Callable[[], object]:

@@ -51,6 +51,24 @@ def test_exit_is_quiet(name: str, minilm_q8: Path, qwen3_f16: Path, tmp_path: Pa
     assert (done.returncode, done.stderr) == (7 if "SystemExit(7)" in _ENDS[name] else 0, "")
 
 
+def test_thread_works_after_the_main_thread_has_ended(minilm_q8: Path, tmp_path: Path):
+    """It opens a model, and embeds more texts than one window holds."""
+    code = """
+import sys, threading
+from qgguf import Embedder
+from qgguf.inference import inputs
+
+inputs.WINDOW_TEXTS = 5
+def work():
+    threading.main_thread().join()
+    with Embedder(sys.argv[1]) as model:
+        print(model.encode([f"é 한 😉 {number}" for number in range(12)]).shape)
+threading.Thread(target=work).start()
+"""
+    done = run_code(code, str(minilm_q8), home=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "(12, 384)\n", "")
+
+
 def test_main_thread_is_refused_after_the_end(minilm_q8: Path, tmp_path: Path):
     """A function that runs at exit after the models are freed gets an error, and does not wait for ever."""
     code = f"""

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from qgguf.background import BackgroundCall
 from qgguf.batching import Ids
 from qgguf.errors import DeviceError, DeviceMemoryError, QgError
 from qgguf.gguf_format.reader import Header
@@ -78,9 +78,8 @@ class Engine:
         self._last_rows = spec.pools_last_row(pooling) and strategy != Strategy.PLAIN.value
         sizes = replace(sizes_of(header, spec), last_rows=self._last_rows, means=pooling is Pooling.MEAN)
         # Building it takes half as long as loading a small model, and llama.cpp loads without the GIL.
-        with ThreadPoolExecutor(1, thread_name_prefix="qgguf-tokenizer") as pool:
-            tokenizer = pool.submit(hugging_face_tokenizer, header.metadata)
-            self.placement = self._open(sizes, strategy)
+        tokenizer = BackgroundCall(lambda: hugging_face_tokenizer(header.metadata), name="qgguf-tokenizer").start()
+        self.placement = self._open(sizes, strategy)
         try:
             self.tokenizer = Tokenizer(self._model, header.metadata, tokenizer.result())
         except QgError:

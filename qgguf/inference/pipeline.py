@@ -1,7 +1,6 @@
 """Pipeline: texts through an engine, window after window, so that memory does not grow with their number."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qgguf.background import BackgroundCall
 from qgguf.batching import Ids
 from qgguf.errors import TextError
 from qgguf.inference.call import Cancellation
@@ -142,27 +142,32 @@ class Prefetcher:
     def __init__(self, produce: Callable[[int, int], Iterator[Ids]], spans: Sequence[tuple[int, int]]) -> None:
         self._produce, self._spans = produce, spans
         self._ended = False
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="qgguf-tokenize") if len(spans) > 1 else None
+        self._coming: BackgroundCall[list[Ids]] | None = None
 
     def __enter__(self) -> Iterator[tuple[tuple[int, int], list[Ids]]]:
         return self._each()
 
     def __exit__(self, *_: object) -> None:
         self._ended = True
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        if self._coming is not None:
+            self._coming.join()
 
     def _each(self) -> Iterator[tuple[tuple[int, int], list[Ids]]]:
-        if self._pool is None:
+        if len(self._spans) <= 1:
             for span in self._spans:
                 yield span, self._collect(span)
             return
-        coming = self._pool.submit(self._collect, self._spans[0])
+        coming = self._coming = self._call(self._spans[0])
+        coming.start()
         for number, span in enumerate(self._spans):
             done = coming.result()
             if number + 1 < len(self._spans):
-                coming = self._pool.submit(self._collect, self._spans[number + 1])
+                coming = self._coming = self._call(self._spans[number + 1])
+                coming.start()
             yield span, done
+
+    def _call(self, span: tuple[int, int]) -> BackgroundCall[list[Ids]]:
+        return BackgroundCall(lambda: self._collect(span), name="qgguf-tokenize")
 
     def _collect(self, span: tuple[int, int]) -> list[Ids]:
         collected = []

@@ -75,8 +75,10 @@ class TokenBar:
             bar.start_t = bar.last_print_t = started
             while True:
                 ended = self._ended.wait(_SECONDS_BETWEEN_DRAWINGS)
+                computed = self._count()
                 bar.total = self.total
-                bar.update(self._count())
+                if computed:
+                    bar.update(computed)
                 if ended:
                     return
 
