@@ -21,7 +21,10 @@ FLOORS = (
     ("files", ("hub",)),
     ("model", ("model",)),
     ("format", ("gguf_format",)),
-    ("machine", ("hardware", "settings", "atomic_file", "file_hash", "lfs_pointer", "background", "lifetime")),
+    (
+        "machine",
+        ("hardware", "settings", "atomic_file", "file_hash", "lfs_pointer", "background", "lifetime", "mapped_file"),
+    ),
     ("pure", ("memory", "batching", "vectors", "option_values", "units")),
     ("words", ("errors", "types", "_version")),
 )

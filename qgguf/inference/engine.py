@@ -27,6 +27,7 @@ from qgguf.inference.placement import (
 from qgguf.inference.scheduler import Scheduler
 from qgguf.inference.stats import EngineStats
 from qgguf.inference.usage_gate import UsageGate
+from qgguf.mapped_file import MappedFile
 from qgguf.memory.planner import KEPT_TOKENS, ModelSizes, PlanRequest, Settings
 from qgguf.model.from_gguf import sizes_of
 from qgguf.model.spec import ModelSpec, Pooling
@@ -77,9 +78,14 @@ class Engine:
         # llama.cpp's own pooling of the last token makes the model output the rows of all tokens.
         self._last_rows = spec.pools_last_row(pooling) and strategy != Strategy.PLAIN.value
         sizes = replace(sizes_of(header, spec), last_rows=self._last_rows, means=pooling is Pooling.MEAN)
+        self._file = MappedFile(path)
         # Building it takes half as long as loading a small model, and llama.cpp loads without the GIL.
         tokenizer = BackgroundCall(lambda: hugging_face_tokenizer(header.metadata), name="qgguf-tokenizer").start()
-        self.placement = self._open(sizes, strategy)
+        try:
+            self.placement = self._open(sizes, strategy)
+        except BaseException:
+            self._file.close()
+            raise
         try:
             self.tokenizer = Tokenizer(self._model, header.metadata, tokenizer.result())
         except QgError:
@@ -214,8 +220,12 @@ class Engine:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep the model's memory inside the block. Everything that uses the model runs in one."""
+        """Keep the model's memory inside the block. Everything that uses the model runs in one.
+
+        raises  NativeError: the model is closed; ModelFileError: a program wrote into its file
+        """
         with self._gate.in_use():
+            self._file.check()
             yield
 
     def stats(self) -> EngineStats:
@@ -240,6 +250,7 @@ class Engine:
         for lane in self._lanes:
             lane.close()
         self._model.close()
+        self._file.close()
 
 
 def current_resources() -> Resources:
