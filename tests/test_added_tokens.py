@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -148,9 +148,35 @@ def test_any_added_tokens(kind: str, data: st.DataObject, tmp_path_factory: pyte
     except CheckpointError:
         return
     ours, theirs = built(header), reference_of(tokenizer)
+    assume(not has_equal_tokens(tokenizer))
     for _ in range(8):
         text = data.draw(texts_of([token["content"] for token in tokens]))
         assert found(ours, text) == found_by(theirs, text), ascii(text)
+
+
+def has_equal_tokens(tokenizer: dict[str, Any]) -> bool:
+    """Whether added tokens are equal after normalisation: Hugging Face's ids of them differ from process to process."""
+    normalizer = Tokenizer.from_str(json.dumps(tokenizer)).normalizer
+    texts = [token["content"] for token in tokenizer["added_tokens"] if token["normalized"]]
+    return len({normalizer.normalize_str(text) for text in texts}) < len(texts)
+
+
+@pytest.mark.parametrize(("one", "other"), [("Zap", "zap"), ("\xa0\xa0", "  "), ("é", "e\u0301")])
+def test_equal_added_tokens_have_one_id(one: str, other: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Of added tokens that are equal after normalisation the first is found in every process, and the log states it."""
+    tokenizer = with_added(bert_tokenizer(), [added(one), added(other)])
+    first, second = (token["id"] for token in tokenizer["added_tokens"][-2:])
+    header = header_of(tokenizer, "wordpiece", tmp_path)
+    for _ in range(12):
+        assert built(header).ids(f"{one} a {other}").tolist().count(first) == 2
+        assert second not in built(header).ids(f"{one} a {other}")
+    assert repr(one) in caplog.text and "same text after normalisation" in caplog.text
+    assert {*found_in_processes(tokenizer, one, other)} == {first, second}
+
+
+def found_in_processes(tokenizer: dict[str, Any], one: str, other: str) -> list[int]:
+    """Hugging Face's first ids of a text in 40 tokenizers; each has a random order, as each process has."""
+    return [reference_of(tokenizer)(f"{one} a {other}")[0] for _ in range(40)]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

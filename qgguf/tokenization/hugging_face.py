@@ -5,6 +5,7 @@ letters newer than Unicode 15, for added tokens with conditions, and for combini
 """
 
 import json
+import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from qgguf.model.prompts import NO_PROMPT, Prompt
 from qgguf.model.tokenizer_parts import parts_of_header
 from qgguf.tokenization.control_tokens import ControlTokens, looks_like_control
 from qgguf.tokenization.kept_parts import KeptParts, load_parts, original_text
+
+log = logging.getLogger("qgguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ class HuggingFaceTokenizer:
             names += [texts[number] for number in sorted(hidden)]
             tokenizer.model = _model(parts["model"], names, _with_known_merges(header, names), ids, unknown)
         entries = {self._names.get(token.id, token.text): token for token in added if token.text}
-        tokenizer.add_tokens([_added_token(text, token) for text, token in entries.items()])
+        found = _without_equal_ones(entries, tokenizer)
+        tokenizer.add_tokens([_added_token(text, token) for text, token in found.items()])
         table = dict(enumerate(ids))
         for text, token in entries.items():
             if (inside := tokenizer.token_to_id(text)) is not None:
@@ -186,6 +190,25 @@ def _added_token(text: str, token: _Added) -> AddedToken:
     if token.is_control:
         flags["normalized"] = False  # its name here is no text that can be normalised
     return AddedToken(text, special=False, **flags)
+
+
+def _without_equal_ones(entries: Mapping[str, _Added], tokenizer: TokenizersTokenizer) -> dict[str, _Added]:
+    """Leave out added tokens that are another one's text after normalisation, such as "Map" and "map" in lower case.
+
+    `tokenizers` finds one of them, which differs from process to process. Here it is the one with the lowest id.
+    """
+    normalizer, first, kept = tokenizer.normalizer, dict[str, _Added](), dict[str, _Added]()
+    for text, token in sorted(entries.items(), key=lambda entry: entry[1].id):
+        if normalizer is not None and token.flags.get("normalized") and not token.is_control:
+            other = first.setdefault(normalizer.normalize_str(text), token)
+            if other is not token:
+                log.warning(
+                    "The tokenizer's added tokens %r and %r are the same text after normalisation. The first one is "
+                    "used; Hugging Face's tokenizers uses either, from process to process.", other.text, token.text
+                )  # fmt: skip
+                continue
+        kept[text] = token
+    return kept
 
 
 def _with_known_merges(header: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
