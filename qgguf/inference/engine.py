@@ -245,12 +245,12 @@ class Engine:
         if self._gate.close():
             self._scheduler.wait()
             self._free()
+            self._file.close()
 
     def _free(self) -> None:
         for lane in self._lanes:
             lane.close()
         self._model.close()
-        self._file.close()
 
 
 def current_resources() -> Resources:
