@@ -36,7 +36,7 @@ def part_file(blob: Path) -> Iterator[Path]:
         yield part
     except BaseException:
         with contextlib.suppress(OSError):
-            if not rest.exists() or rest.stat().st_size <= part.stat().st_size:
+            if _size_of(rest) <= _size_of(part):
                 os.replace(part, rest)
         raise
 

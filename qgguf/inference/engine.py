@@ -90,6 +90,7 @@ class Engine:
             self.tokenizer = Tokenizer(self._model, header.metadata, tokenizer.result())
         except QgError:
             self._free()
+            self._file.close()
             raise
         self.dims = spec.dims
         self._shares_prefixes = self.strategy is Strategy.LAST_ROWS

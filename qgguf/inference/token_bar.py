@@ -34,16 +34,17 @@ class TokenBar:
         self._n_tokens = 0
         self._ended = threading.Event()
         self._shown = shown and sys.stderr is not None
-        self._thread = threading.Thread(target=self._draw, name="qgguf progress bar", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "TokenBar":
         if self._shown:
+            self._thread = threading.Thread(target=self._draw, name="qgguf progress bar", daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if self._shown:
+        if self._thread is not None:
             self._thread.join(_SECONDS_TO_END)
 
     @property

@@ -1,7 +1,7 @@
 """Estimate a model's GPU and host memory, and choose the best settings that fit a budget. Pure.
 
 The figures follow llama.cpp's own arithmetic and are checked against what llama.cpp reports when it loads on a CPU
-(scripts/check_memory.py): weights, KV cache, compute buffer, output rows, the repacked copy. Not compared on a GPU yet:
+(scripts/check_memory.py): weights, KV cache, compute buffer, output rows, the repacked copy. Not checked on a GPU yet:
 the driver's share (GPU_CONTEXT_BYTES), the working copies of its kernels, and the half-precision copies that CUDA's
 attention makes of a quantised cache. The rest of a GPU's memory is compared with what llama.cpp reserves on Mesa's
 software device, by its Vulkan backend (tests/test_gpu.py). The compute buffer is computed from the graph for Qwen3 and

@@ -181,7 +181,7 @@ def _library_with(module: Any, name: str, function: str) -> Any:
 
     raises  NativeError: there is none
     """
-    library: Any = None
+    library: Any
     if os.name == "nt":
         # One library of a name is loaded once.
         folder = _library_folder(Path(module.__file__).parent)

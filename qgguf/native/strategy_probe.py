@@ -1,6 +1,7 @@
 """Chooses a model's strategy: the fastest whose vectors equal those of the plain strategy."""
 
 import logging
+from functools import cache
 
 import numpy as np
 
@@ -31,7 +32,8 @@ def choose_strategy(model: NativeModel, *, threads: int, pooling: Pooling, asked
         return Strategy.PLAIN
     texts = _probe_texts(model)
     expected = _compute(model, Strategy.PLAIN, texts, threads)
-    least, found = LEAST_COSINE, []
+    rounded = cache(lambda: _least_by_rounding(model, texts, expected, threads))
+    found = []
     for strategy in (Strategy.LAST_ROWS, Strategy.TWO_CALLS):
         try:
             vectors = _compute(model, strategy, texts, threads)
@@ -40,8 +42,7 @@ def choose_strategy(model: NativeModel, *, threads: int, pooling: Pooling, asked
             found.append(f"{strategy.value} does not work")
             continue
         nearest = _least_cosine(vectors, expected)
-        if nearest < least:
-            least = min(least, _least_by_rounding(model, texts, expected, threads))
+        least = LEAST_COSINE if nearest >= LEAST_COSINE else rounded()
         if nearest >= least:
             log.info("Strategy %s: cosine %.6f or more to llama.cpp's own pooling.", strategy.value, nearest)
             return strategy
@@ -62,7 +63,7 @@ def _least_by_rounding(model: NativeModel, texts: list[Ids], expected: Vectors, 
     alone = np.concatenate([_compute(model, Strategy.PLAIN, [text], threads) for text in texts])
     difference = 1 - _least_cosine(alone, expected)
     log.info("The plain strategy itself: cosine %.6f between a text in a batch and alone.", 1 - difference)
-    return max(LEAST_COSINE_ROUNDED, 1 - ROUNDING_FACTOR * difference)
+    return min(LEAST_COSINE, max(LEAST_COSINE_ROUNDED, 1 - ROUNDING_FACTOR * difference))
 
 
 def check_strategy(spec: ModelSpec, pooling: Pooling, asked: str | None) -> None:
